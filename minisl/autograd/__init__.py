@@ -1,0 +1,7 @@
+"""Reverse-mode automatic differentiation over NumPy or CuPy arrays."""
+
+from minisl.autograd.tensor import Function, Tensor, no_grad  # isort: skip  (ops need Tensor)
+from minisl.autograd.checkpoint import checkpoint
+from minisl.autograd.gradcheck import GradcheckError, gradcheck
+
+__all__ = ["Function", "GradcheckError", "Tensor", "checkpoint", "gradcheck", "no_grad"]

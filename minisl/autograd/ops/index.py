@@ -1,0 +1,76 @@
+"""Ops that pick elements. Where an element is picked twice, its gradient is the sum of both."""
+
+from minisl.autograd.tensor import Function
+from minisl.backend import array_module
+
+
+class GetItem(Function):
+    """y = x[key], NumPy's basic and integer-array indexing.    dx = 0, then dx[key] += dy"""
+
+    @staticmethod
+    def forward(ctx, x, key):
+        ctx.save(x.shape, key)
+        return x[key]
+
+    @staticmethod
+    def backward(ctx, grad):
+        shape, key = ctx.saved
+        xp = array_module(grad)
+        dx = xp.zeros(shape, grad.dtype)
+        if all(isinstance(k, (slice, int, type(None), type(...))) for k in (key if isinstance(key, tuple) else (key,))):
+            dx[key] = grad
+        else:
+            xp.add.at(dx, key, grad)
+        return dx
+
+
+class Gather(Function):
+    """y = x taken along an axis: y[i, k] = x[i, index[i, k]].    dx[i, index[i, k]] += dy[i, k]"""
+
+    @staticmethod
+    def forward(ctx, x, index, axis):
+        ctx.save(x.shape, index, axis)
+        return array_module(x).take_along_axis(x, index, axis)
+
+    @staticmethod
+    def backward(ctx, grad):
+        shape, index, axis = ctx.saved
+        xp = array_module(grad)
+        where = list(xp.indices(index.shape, sparse=True))
+        where[axis] = index
+        dx = xp.zeros(shape, grad.dtype)
+        xp.add.at(dx, tuple(where), grad)
+        return dx
+
+
+class Embedding(Function):
+    """y[n] = W[id_n].    dW[v] = sum over n with id_n = v of dy[n]"""
+
+    @staticmethod
+    def forward(ctx, weight, ids):
+        ctx.save(weight.shape, ids)
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx, grad):
+        shape, ids = ctx.saved
+        xp = array_module(grad)
+        dw = xp.zeros(shape, grad.dtype)
+        xp.add.at(dw, ids.reshape(-1), grad.reshape(-1, shape[1]))
+        return dw
+
+
+def getitem(x, key):
+    return GetItem.apply(x, key=key)
+
+
+def gather(x, index, axis=-1):
+    """index: integer array with x's shape except along `axis`."""
+    return Gather.apply(x, index=index, axis=axis % x.ndim)
+
+
+def embedding(weight, ids):
+    """weight (V, D), ids any shape of integers in 0..V-1: (..., D). Raises IndexError for an id outside."""
+    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
+        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; the table has rows 0..{weight.shape[0] - 1}")
+    return Embedding.apply(weight, ids=ids)

@@ -1,0 +1,248 @@
+"""The engine: `Tensor`, the graph that ops leave behind, and the walk back through it.
+
+An op is a `Function` with two static methods on raw arrays. Calling it records a `Node`; nodes point to the
+nodes they came from, so a tensor's array lives only as long as somebody needs it: the user, or an op's backward.
+"""
+
+from collections import Counter
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from minisl.backend import array_module
+
+_recording = ContextVar("recording", default=True)
+
+
+@contextmanager
+def recording(on):
+    """Within this block ops are recorded for `backward` (on=True) or not."""
+    token = _recording.set(on)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def no_grad():
+    """Context manager and decorator: ops inside are not recorded and keep nothing alive."""
+    return recording(False)
+
+
+class Tensor:
+    """An array and, after `backward`, the gradient of a scalar with respect to it.
+
+    data: NumPy or CuPy array (kept as it is, not copied); Python numbers and lists become float32.
+    grad: array of the same shape and dtype, or None. Several `backward` calls add up; `zero_grad` forgets.
+    Raises TypeError if `requires_grad` is asked of a dtype that is not floating.
+    """
+
+    __array_priority__ = 1000  # `array * tensor` calls Tensor.__rmul__, not NumPy's loop over elements
+
+    def __init__(self, data, requires_grad=False):
+        if isinstance(data, Tensor):
+            data = data.data
+        if not hasattr(data, "dtype"):
+            data = np.asarray(data)
+            data = data.astype(np.float32) if data.dtype.kind in "fiu" else data
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(f"requires_grad needs a floating dtype, got {data.dtype}")
+        self.data = data
+        self.requires_grad = requires_grad
+        self.grad = None
+        self.node = None  # the op that made this tensor; None for a leaf
+        self._hooks = []
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __repr__(self):
+        made_by = f", op={self.node.op.__name__}" if self.node else ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({self.data}, dtype={self.dtype}{made_by})"
+
+    def item(self):
+        return self.data.item()
+
+    def detach(self):
+        """The same array, cut off from the graph."""
+        return Tensor(self.data)
+
+    def zero_grad(self):
+        self.grad = None
+
+    def register_post_accumulate_grad_hook(self, hook):
+        """Call `hook(self)` whenever a backward pass has finished this leaf's gradient, before the pass goes on."""
+        if self.node is not None or not self.requires_grad:
+            raise ValueError("gradient hooks are for leaf tensors with requires_grad=True")
+        self._hooks.append(hook)
+
+    def backward(self, gradient=None):
+        """Add d(self)/d(leaf) to `leaf.grad` for every leaf that self was computed from.
+
+        gradient: dL/d(self), an array of self's shape; may be left out for a scalar (then 1).
+        Raises RuntimeError: self was not computed from a tensor with requires_grad, or its graph was used before.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward: this tensor was not computed from any tensor with requires_grad=True")
+        if gradient is None:
+            if self.size != 1:
+                raise RuntimeError(f"backward: shape {self.shape} is not a scalar; pass dL/d(self) as an argument")
+            gradient = array_module(self.data).ones_like(self.data)
+        if gradient.shape != self.shape:
+            raise ValueError(f"backward: gradient has shape {gradient.shape}, the tensor {self.shape}")
+        walk_back(self.node or self, gradient, Tensor.accumulate)
+
+    def accumulate(self, gradient):
+        """Take a finished gradient: copied when it is the first, so that no two tensors ever share one."""
+        self.grad = gradient.copy() if self.grad is None else self.grad + gradient
+        for hook in self._hooks:
+            hook(self)
+
+    # Arithmetic. Each line is one op of `minisl.autograd.ops`.
+    def __add__(self, other): return ops.add(self, other)
+    def __sub__(self, other): return ops.sub(self, other)
+    def __mul__(self, other): return ops.mul(self, other)
+    def __truediv__(self, other): return ops.div(self, other)
+    def __radd__(self, other): return ops.add(other, self)
+    def __rsub__(self, other): return ops.sub(other, self)
+    def __rmul__(self, other): return ops.mul(other, self)
+    def __rtruediv__(self, other): return ops.div(other, self)
+    def __neg__(self): return ops.neg(self)
+    def __pow__(self, exponent): return ops.power(self, exponent)
+    def __matmul__(self, other): return ops.matmul(self, other)
+    def __rmatmul__(self, other): return ops.matmul(other, self)
+    def __getitem__(self, key): return ops.getitem(self, key)
+
+    def exp(self): return ops.exp(self)
+    def log(self): return ops.log(self)
+    def sqrt(self): return ops.sqrt(self)
+    def rsqrt(self): return ops.rsqrt(self)
+    def tanh(self): return ops.tanh(self)
+    def sigmoid(self): return ops.sigmoid(self)
+    def silu(self): return ops.silu(self)
+    def sum(self, axis=None, keepdims=False): return ops.sum(self, axis, keepdims)
+    def mean(self, axis=None, keepdims=False): return ops.mean(self, axis, keepdims)
+    def max(self, axis=None, keepdims=False): return ops.max(self, axis, keepdims)
+    def reshape(self, *shape): return ops.reshape(self, shape[0] if isinstance(shape[0], tuple) else shape)
+    def permute(self, *axes): return ops.permute(self, axes)
+    def swapaxes(self, a, b): return ops.swapaxes(self, a, b)
+    T = property(lambda self: ops.permute(self, tuple(reversed(range(self.ndim)))))
+
+
+class Node:
+    """What one call of an op left behind: where its inputs came from and the arrays its backward needs.
+
+    This is the `ctx` that forward and backward receive.
+    """
+
+    __slots__ = ("inputs", "needs", "op", "parents", "saved")
+
+    def __init__(self, op, args):
+        tensors = [a if isinstance(a, Tensor) else None for a in args]
+        self.op = op
+        self.needs = [t is not None and t.requires_grad for t in tensors]  # which gradients backward must give
+        self.parents = [(t.node or t) if need else None for t, need in zip(tensors, self.needs)]
+        self.inputs = [(t.shape, t.dtype) if need else None for t, need in zip(tensors, self.needs)]
+        self.saved = ()
+
+    def save(self, *values):
+        self.saved = values
+
+    def pull(self, gradient):
+        """One gradient per input, checked, or None where no gradient is needed. The saved arrays are let go."""
+        if self.saved is None:
+            raise RuntimeError(f"backward: the graph through {self.op.__name__} was already used and its saved arrays "
+                               "released; run the forward pass again (or add the losses before one backward)")
+        gradients = self.op.backward(self, gradient)
+        self.saved = None
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        if len(gradients) != len(self.parents):
+            raise ValueError(f"{self.op.__name__}.backward returned {len(gradients)} gradients for "
+                             f"{len(self.parents)} arguments")
+        return [self._checked(i, g) if self.needs[i] and g is not None else None for i, g in enumerate(gradients)]
+
+    def _checked(self, i, gradient):
+        shape, dtype = self.inputs[i]
+        if self.op.broadcasts and gradient.shape != shape:
+            gradient = unbroadcast(gradient, shape)
+        if gradient.shape != shape or gradient.dtype != dtype:
+            raise ValueError(f"{self.op.__name__}.backward: gradient of argument {i} has shape {gradient.shape} and dtype "
+                             f"{gradient.dtype}, the argument {shape} and {dtype}")
+        return gradient
+
+
+class Function:
+    """Base of all ops. `forward(ctx, *arrays, **options)` and `backward(ctx, grad)` work on raw arrays.
+
+    forward keeps what backward needs with `ctx.save(...)`; backward finds it in `ctx.saved` and returns one gradient
+    per positional argument (None where there is none). It must not write into `grad`: others may hold it.
+    An op with `broadcasts = True` returns gradients in the output's shape; the engine sums them down.
+    """
+
+    broadcasts = False
+
+    @classmethod
+    def apply(cls, *args, **options):
+        ctx = Node(cls, args)
+        data = cls.forward(ctx, *[a.data if isinstance(a, Tensor) else a for a in args], **options)
+        out = Tensor(data)
+        if _recording.get() and any(ctx.needs):
+            out.requires_grad, out.node = True, ctx
+        return out
+
+
+def unbroadcast(gradient, shape):
+    """Sum a gradient over the axes along which an argument of `shape` was repeated."""
+    lead = gradient.ndim - len(shape)
+    if lead < 0 or any(have != want != 1 for have, want in zip(gradient.shape[lead:], shape)):
+        return gradient  # not a broadcast of `shape`; the caller reports it
+    axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 != gradient.shape[lead + i]))
+    return gradient.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+def walk_back(root, gradient, deliver):
+    """Visit every node once, each after all its users, and hand finished gradients to `deliver(leaf, gradient)`.
+
+    Kahn's topological order with an explicit stack, so depth is not limited by recursion. Gradients that meet are
+    added out of place: the array a node returned may be held by others.
+    """
+    waiting = count_uses(root)
+    gradients, ready = {root: gradient}, [root]
+    while ready:
+        node = ready.pop()
+        grad = gradients.pop(node, None)
+        if isinstance(node, Tensor):
+            if grad is not None:
+                deliver(node, grad)
+            continue
+        pulled = node.pull(grad) if grad is not None else [None] * len(node.parents)
+        for parent, g in zip(node.parents, pulled):
+            if parent is None:
+                continue
+            if g is not None:
+                gradients[parent] = gradients[parent] + g if parent in gradients else g
+            waiting[parent] -= 1
+            if waiting[parent] == 0:
+                ready.append(parent)
+
+
+def count_uses(root):
+    """How many gradients each node below `root` will be sent."""
+    uses, seen, stack = Counter(), {root}, [root]
+    while stack:
+        for parent in getattr(stack.pop(), "parents", ()):
+            if parent is not None:
+                uses[parent] += 1
+                if parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+    return uses
+
+
+from minisl.autograd import ops  # noqa: E402  the ops are built from Tensor and Function

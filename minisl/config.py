@@ -1,0 +1,132 @@
+"""`Settings`: every flag of `minisl.train`, its meaning, default and aliases, in one place."""
+
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+
+from minisl import methods
+from minisl.command import Parser
+from minisl.errors import InputError
+from minisl.kernels import ALGORITHMS, BACKENDS
+from minisl.nn import LlamaConfig
+from minisl.optim import SCHEDULES
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "data" / "configs"
+TINY = {
+    "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
+    "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 100, "save_every": 200,
+}
+# What may differ when a run is resumed: the rest decides what is being trained.
+MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "activation_checkpointing"}
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+
+
+def flag(default, help, *aliases, choices=None):
+    kind = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**kind, metadata={"help": help, "aliases": aliases, "choices": choices})
+
+
+@dataclass
+class Settings:
+    """What to train, on what, and for how long. Aliases are the flags of the public SLTrain script."""
+
+    tiny: bool = flag(False, "the one-minute job: a model of 0.6M parameters on the text inside this Python")
+    config: str | None = flag(None, "model: 9m, 20m, 35m, 60m, 130m, 350m, 1b, 7b, or a config.json", "--model_config")
+    method: str = flag("sltrain", "what the linear layers are made of", "--peft_model", choices=methods.available())
+    rank: int = flag(128, "r of B A")
+    delta: float = flag(0.03, "density of S, between 0 and 1", "--sp_ratio")
+    alpha: float = flag(32.0, "B A is scaled by alpha / rank", "--lora_alpha")
+    learned_scale: bool = flag(False, "learn the scale of B A, as tanh of a parameter", "--train_scaling")
+    lr: float = flag(3e-3, "peak learning rate")
+    schedule: str = flag("cosine", "after warm-up", "--scheduler", choices=SCHEDULES)
+    min_lr_ratio: float = flag(0.1, "last learning rate over the peak", "--min_lr_ratio")
+    steps: int = flag(11000, "number of updates", "--num_training_steps")
+    warmup: int | None = flag(None, "updates of linear warm-up (left out: a tenth of --steps)", "--warmup_steps")
+    batch_size: int = flag(16, "sequences per forward pass", "--batch_size")
+    accumulate: int = flag(1, "forward passes per update", "--gradient_accumulation")
+    seq_len: int = flag(256, "tokens per sequence", "--max_length")
+    weight_decay: float = flag(0.0, "decoupled weight decay", "--weight_decay")
+    clip_norm: float = flag(0.0, "largest gradient norm; 0 does not clip", "--grad_clipping")
+    data: list = flag(lambda: ["python-docs"], "python-docs, python-source, or UTF-8 files, folders, globs")
+    tokenizer: str = flag("bpe", "bytes, bpe (trained on the data), or a tokenizer.json")
+    vocab_size: int | None = flag(None, "ids of the model, and of a trained bpe (left out: the config's)")
+    hidden_size: int | None = flag(None, "override the config")
+    intermediate_size: int | None = flag(None, "override the config")
+    num_hidden_layers: int | None = flag(None, "override the config")
+    num_attention_heads: int | None = flag(None, "override the config")
+    num_key_value_heads: int | None = flag(None, "override the config")
+    seed: int = flag(42, "of weights, support, data order and sample")
+    dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
+    device: str = flag("cpu", "where to run", choices=("cpu", "cuda"))
+    algorithm: str = flag("auto", "how SLTrain layers multiply", choices=ALGORITHMS)
+    backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
+    activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
+    eval_every: int = flag(1000, "updates between evaluations", "--eval_every")
+    save_every: int = flag(1000, "updates between checkpoints", "--save_every")
+    out: str | None = flag(None, "the run's folder (left out: runs/001-METHOD, counting up)", "--save_dir")
+    resume: str | None = flag(None, "continue the run in this folder", "--continue_from")
+
+    def check(self):
+        """Raise InputError for the first value that cannot be."""
+        for name in ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        for name in ("lr", "alpha", "weight_decay", "clip_norm", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be a finite number, 0 or above")
+        if not 0 < self.delta < 1:
+            raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: must be 0 or above")
+        if self.warmup is not None and not 0 <= self.warmup <= self.steps:
+            raise InputError(f"--warmup {self.warmup}: must lie between 0 and --steps {self.steps}")
+
+    def model_config(self, tokenizer):
+        """The LlamaConfig asked for, once the tokenizer is known. Raises InputError if the two do not fit."""
+        given = {name: getattr(self, name) for name in SHAPE if getattr(self, name) is not None}
+        base = read_config(self.config) if self.config else {}
+        config = LlamaConfig.from_dict({"max_position_embeddings": self.seq_len, **base, **given}, where=self.config or "model")
+        if tokenizer.vocab_size > config.vocab_size:
+            raise InputError(f"--tokenizer {self.tokenizer}: has {tokenizer.vocab_size} ids, the model's vocab_size is "
+                             f"{config.vocab_size}; give --vocab-size {tokenizer.vocab_size} or another tokenizer")
+        config.bos_token_id = config.eos_token_id = tokenizer.end
+        return config
+
+    def asked_vocab_size(self):
+        return self.vocab_size or (read_config(self.config).get("vocab_size", 32000) if self.config else 32000)
+
+    def to_dict(self):
+        return asdict(self)
+
+
+def read_config(name):
+    """A model config as a dictionary, by size name or path."""
+    from minisl.nn.config import read_json
+
+    known = {p.stem: p for p in CONFIG_FOLDER.glob("*.json")}
+    if name not in known and not Path(name).is_file():
+        raise InputError(f"--config {name}: no such file; the names known here are {', '.join(known) or 'none'}")
+    return read_json(known.get(name, name))
+
+
+def parse(argv):
+    """(Settings, names of the flags that were given). Later wins: defaults, --tiny, flags."""
+    parser = Parser(prog="python -m minisl.train", description="Pretrain a LLaMA with W = (alpha/r) B A + S.")
+    for f in fields(Settings):
+        default = f.default if f.default is not MISSING else " ".join(f.default_factory())
+        names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]
+        help = f.metadata["help"] + ("" if default in (None, False) else f" (default: {default})")
+        kind = {"action": "store_true"} if f.type is bool else {
+            "type": {int | None: int, str | None: str, list: str}.get(f.type, f.type), "choices": f.metadata["choices"],
+            "metavar": None if f.metadata["choices"] else f.name.upper(), **({"nargs": "+"} if f.type is list else {})}
+        parser.add_argument(*dict.fromkeys(names), dest=f.name, default=None, help=help.replace("%", "%%"), **kind)
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v not in (None, False)}
+    tiny = TINY if given.get("tiny") else {}
+    if tiny and "config" in given:  # the shape comes from the config then
+        tiny = {k: v for k, v in tiny.items() if k not in SHAPE}
+    settings = Settings(**{**tiny, **given})
+    if not (settings.tiny or settings.config or settings.resume):
+        raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
+    settings.check()
+    return settings, set(given)

@@ -1,0 +1,122 @@
+"""Where text comes from. The default needs no download: it ships inside the Python interpreter."""
+
+import ast
+import gc
+import glob
+import hashlib
+import sysconfig
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from minisl.errors import InputError
+
+HOLD_OUT = 20  # every 20th document is for validation
+TESTS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+
+
+@dataclass
+class Corpus:
+    """Documents, split. train, validation: lists of str. name: what was asked for; sha256: of all documents in order."""
+
+    name: str
+    train: list
+    validation: list
+    sha256: str
+
+
+def load_corpus(sources=("python-docs",)):
+    """A Corpus from "python-docs", "python-source", or UTF-8 files, folders and globs.
+
+    Every 20th document is held out. With fewer than 20, the last 20th of each (from a line break on) is.
+    Raises InputError: nothing there, empty, not UTF-8.
+    """
+    documents = [d for source in sources for d in read(source) if d.strip()]
+    name = " ".join(sources)
+    if not documents:
+        raise InputError(f"--data {name}: no text in it")
+    digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
+    if len(documents) >= HOLD_OUT:
+        validation = documents[HOLD_OUT - 1 :: HOLD_OUT]
+        train = [d for i, d in enumerate(documents) if i % HOLD_OUT != HOLD_OUT - 1]
+    else:
+        cuts = [d.rfind("\n", 0, len(d) - len(d) // HOLD_OUT) + 1 or len(d) - len(d) // HOLD_OUT for d in documents]
+        train = [d[:c] for d, c in zip(documents, cuts)]
+        validation = [d[c:] for d, c in zip(documents, cuts) if d[c:].strip()]
+    return Corpus(name, train, validation, digest)
+
+
+def read(source):
+    """The documents of one source, in a fixed order."""
+    if source == "python-docs":
+        return python_docs()
+    if source == "python-source":
+        return python_source()
+    path = Path(source)
+    if path.is_dir():
+        paths = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    else:
+        paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+    if not paths:
+        raise InputError(f"--data {source}: no such file, folder or match (or use python-docs, python-source)")
+    return [read_text(p) for p in paths]
+
+
+def read_text(path):
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"--data {path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"--data {path}: {error.strerror or error}") from None
+
+
+def python_docs():
+    """The language reference's topics and every docstring of the standard library, each once, by file and line."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        topics = {}
+    documents = [topics[name] for name in sorted(topics)]
+    collecting = gc.isenabled()
+    gc.disable()  # millions of short-lived syntax nodes, no cycles: collecting them takes longer than parsing
+    try:
+        for text in python_source():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in old modules
+                try:
+                    documents += docstrings(ast.parse(text))
+                except (SyntaxError, ValueError):
+                    pass  # a template, not a module
+    finally:
+        if collecting:
+            gc.enable()
+    return list(dict.fromkeys(documents))
+
+
+def python_source():
+    """The text of every module of the standard library, without its tests, sorted by path."""
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(p for p in root.rglob("*.py") if not TESTS.intersection(p.relative_to(root).parts))
+    texts = []
+    for path in paths:
+        try:
+            texts.append(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError):
+            pass  # a few old modules declare another encoding
+    if not texts:
+        raise InputError(f"--data: this Python has no standard library sources under {root}; give files of your own")
+    return texts
+
+
+def docstrings(module):
+    """Docstrings of a module, its classes and functions, in order of appearance."""
+    stack, found = [module], []
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(ast.get_docstring(node))
+        for block in ("body", "handlers", "orelse", "finalbody"):
+            inner = getattr(node, block, None)
+            stack += reversed(inner) if isinstance(inner, list) else []
+    return [d for d in found if d]

@@ -1,0 +1,82 @@
+"""Tokenizers, all of them in the format of Hugging Face's `tokenizers`: bytes, byte-level BPE, or a given file."""
+
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from minisl.errors import InputError
+
+END = "<|endoftext|>"  # stands before every document, and nowhere else
+
+
+class Tokenizer:
+    """Text to ids and back. vocab_size: number of ids; end: the id of the mark between documents."""
+
+    def __init__(self, inner, where="tokenizer"):
+        self.inner = inner
+        self.vocab_size = inner.get_vocab_size()
+        known = (inner.token_to_id(t) for t in (END, "</s>", "<eos>", "<|end_of_text|>"))
+        self.end = next((i for i in known if i is not None), None)
+        if self.end is None:
+            raise InputError(f"{where}: has no end-of-text token; expected one of {END}, </s>, <eos>, <|end_of_text|>")
+
+    def encode(self, text):
+        """str to a list of ids, without any mark added."""
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def encode_documents(self, documents):
+        """All documents as one array of ids, the end mark before each."""
+        parts = []
+        for encoding in self.inner.encode_batch_fast(documents, add_special_tokens=False):
+            parts += [[self.end], encoding.ids]
+        return np.concatenate(parts).astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    def decode(self, ids):
+        return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def to_json(self):
+        return self.inner.to_str()
+
+
+def make_tokenizer(kind, documents, vocab_size):
+    """A tokenizer by name: "bytes" (257 ids), "bpe" (byte-level, trained on the documents), or a tokenizer.json path.
+
+    Raises InputError: no such file, or a BPE vocabulary too small for the 256 bytes and the end mark.
+    """
+    if kind == "bytes":
+        return Tokenizer(byte_level(models.BPE({c: i + 1 for i, c in enumerate(alphabet())} | {END: 0}, [])))
+    if kind == "bpe":
+        if vocab_size < 257:
+            raise InputError(f"--vocab-size {vocab_size}: byte-level BPE needs at least 257 (256 bytes and the end mark)")
+        inner = byte_level(models.BPE())
+        inner.train_from_iterator(documents, trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet(), show_progress=False))
+        return Tokenizer(inner)
+    return load_tokenizer(kind)
+
+
+def load_tokenizer(path):
+    """From a tokenizer.json. Raises InputError: no such file, or not a tokenizer."""
+    if not Path(path).is_file():
+        raise InputError(f"--tokenizer {path}: no such file; allowed: bytes, bpe, or a tokenizer.json")
+    try:
+        return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), where=str(path))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"--tokenizer {path}: not a tokenizer.json ({error})") from None
+
+
+def byte_level(model):
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([END])
+    return inner
+
+
+def alphabet():
+    """The 256 printable characters that stand for bytes."""
+    return sorted(pre_tokenizers.ByteLevel.alphabet())

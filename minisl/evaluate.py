@@ -1,0 +1,55 @@
+"""`python -m minisl.evaluate RUN`: a trained model's loss on held-out text."""
+
+import math
+from pathlib import Path
+
+from minisl import checkpoint
+from minisl.autograd import no_grad, ops
+from minisl.backend import array_module
+from minisl.command import Parser, run_command
+from minisl.data import load_corpus, tokenize, validation_batches
+
+
+def evaluate(model, tokens, n_bytes, batch_size, seq_len):
+    """Loss over a stream of tokens, every one but the first predicted once.
+
+    n_bytes: length in UTF-8 of the text behind the tokens. Returns val_loss (nats per token, the token-weighted mean),
+    perplexity = exp(val_loss), and bits_per_byte = total nats / ln 2 / n_bytes, which does not depend on the tokenizer.
+    """
+    xp = array_module(model.parameters()[0].data)
+    nats, count = 0.0, 0
+    with no_grad():
+        for inputs, labels in validation_batches(tokens, batch_size, seq_len):
+            loss = ops.cross_entropy(model(xp.asarray(inputs)), xp.asarray(labels), reduction="sum")
+            nats += loss.item()
+            count += int((labels >= 0).sum())
+    return {"val_loss": nats / count, "bits_per_byte": nats / math.log(2) / n_bytes, "perplexity": perplexity(nats / count)}
+
+
+def perplexity(loss):
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def main(argv):
+    parser = Parser(prog="python -m minisl.evaluate", description="Loss of a trained model on held-out text.")
+    parser.add_argument("run", help="a folder that minisl.train wrote")
+    parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it used (left out: the run's held-out documents)")
+    parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
+    args = parser.parse_args(argv)
+
+    state = checkpoint.load_state(args.run)
+    model, tokenizer = checkpoint.load_model(args.run), checkpoint.load_tokenizer_of(args.run)
+    corpus = load_corpus(args.data or state["settings"]["data"])
+    documents = corpus.train + corpus.validation if args.data else corpus.validation
+    if not args.data:
+        checkpoint.check_corpus(state, corpus, Path(args.run))
+    n_bytes = sum(len(d.encode()) for d in documents)
+    result = evaluate(model, tokenize(tokenizer, documents), n_bytes, args.batch_size or state["settings"]["batch_size"],
+                      state["settings"]["seq_len"])
+    print(f"{args.run}, step {state['step']}, on {corpus.name} ({n_bytes:,} bytes)")
+    for name, value in result.items():
+        print(f"{name:14} {value:.4f}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -1,0 +1,35 @@
+"""Low-rank training: W = (alpha/r) B A from the first step, with B (out, r) and A (r, in).
+
+Parameters of one matrix: r (out + in). W never has a rank above r, which is what SLTrain's S repairs.
+
+Both factors must start away from zero. With LoRA's B = 0 in every matrix each branch of the network outputs 0, and
+every gradient of a factor has another zero factor in it: nothing but embeddings and head would ever move.
+"""
+
+from minisl.autograd import ops
+from minisl.methods import check_rank
+from minisl.nn import init
+from minisl.nn.module import Module, Parameter
+
+OPTIONS = ("rank", "alpha")
+
+
+class LowRankLinear(Module):
+    """y = (alpha/r) (x A^T) B^T.    A ~ U(-1/sqrt(in), 1/sqrt(in)),  B ~ U(-1/sqrt(r), 1/sqrt(r))"""
+
+    def __init__(self, in_features, out_features, rng, dtype="float32", *, rank, alpha):
+        check_rank(rank, in_features, out_features)
+        self.lora_A = Parameter(init.uniform(rng, (rank, in_features), in_features**-0.5, dtype))
+        self.lora_B = Parameter(init.uniform(rng, (out_features, rank), rank**-0.5, dtype))
+        self.scale = alpha / rank
+
+    def forward(self, x):
+        return ops.linear(ops.linear(x, self.lora_A) * self.scale, self.lora_B)
+
+    def to_dense(self):
+        """W (out, in) as an array."""
+        return self.scale * self.lora_B.data @ self.lora_A.data
+
+
+def linear(in_features, out_features, rng, dtype, **options):
+    return LowRankLinear(in_features, out_features, rng, dtype, **options)

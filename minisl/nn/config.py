@@ -1,0 +1,120 @@
+"""`LlamaConfig`: the shape of a model, in the words of Hugging Face's config.json."""
+
+import difflib
+import json
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from minisl.errors import InputError
+
+# Keys of a Hugging Face config.json that say nothing about a model's mathematics here.
+IGNORED = {
+    "_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
+    "minisl", "model_type", "output_attentions", "output_hidden_states", "pretraining_tp", "problem_type", "return_dict",
+    "torch_dtype", "transformers_version", "use_cache",
+}
+# Keys that are understood for one value only.
+REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "rope_scaling": None}
+
+
+@dataclass
+class LlamaConfig:
+    """Sizes of a LLaMA. Raises InputError, naming the key, for a value that cannot be.
+
+    hidden_size D, intermediate_size F, num_hidden_layers L, num_attention_heads H, num_key_value_heads H_kv (divides H),
+    vocab_size V, max_position_embeddings: the longest sequence it is meant for. Heads have width D / H, an even number.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = 0  # 0: as many as attention heads
+    vocab_size: int = 32000
+    max_position_embeddings: int = 1024
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            token_id = f.name.endswith("token_id")
+            if f.type is float and type(value) is int:
+                value = float(value)
+                setattr(self, f.name, value)
+            if type(value) is not f.type and not (token_id and (value is None or type(value) is int)):
+                raise InputError(f"config: {f.name} is {value!r}; it must be {'an int or null' if token_id else f.type.__name__}")
+            if f.type in (int, float) and f.name != "num_key_value_heads" and not 0 < value < float("inf"):
+                raise InputError(f"config: {f.name} is {value}; it must be a positive number")
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % heads or self.hidden_size // heads % 2:
+            raise InputError(f"config: num_attention_heads is {heads}; hidden_size {self.hidden_size} must split into that "
+                             "many heads of even width")
+        if kv_heads < 0 or heads % kv_heads:
+            raise InputError(f"config: num_key_value_heads is {kv_heads}; it must divide num_attention_heads {heads}")
+
+    @property
+    def head_dim(self):
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, given, where="config"):
+        """From HF keys. Unknown keys warn on stderr, near misses of a known key and wrong values raise InputError."""
+        given = dict(given)
+        if "max_sequence_length" in given:  # the public SLTrain and GaLore configs
+            given.setdefault("max_position_embeddings", given.pop("max_sequence_length"))
+        rope = given.pop("rope_parameters", None) or {}  # transformers 5
+        if rope.get("rope_type", "default") != "default":
+            raise InputError(f"{where}: rope_type is {rope['rope_type']!r}; only 'default' is understood")
+        given.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+        if given.get("num_key_value_heads") is None:
+            given.pop("num_key_value_heads", None)
+        for key, only in REQUIRED.items():
+            if given.pop(key, only) != only:
+                raise InputError(f"{where}: {key} must be {only!r}")
+        known = {f.name: f for f in fields(cls)}
+        head_dim = given.pop("head_dim", None)
+        for key in [k for k in given if k not in known]:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+            if key not in IGNORED and near and near[0] not in given:
+                raise InputError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+            if key not in IGNORED:
+                print(f"{where}: key {key!r} is not known here and is ignored", file=sys.stderr)
+            del given[key]
+        missing = [name for name in list(known)[:4] if name not in given]
+        if missing:
+            raise InputError(f"{where}: {missing[0]} is missing")
+        config = cls(**given)
+        if head_dim not in (None, config.head_dim):
+            raise InputError(f"{where}: head_dim is {head_dim!r}; it must be hidden_size / num_attention_heads = {config.head_dim}")
+        return config
+
+    @classmethod
+    def from_json(cls, path):
+        """From a config.json. Raises InputError: no such file, not JSON, or what `from_dict` refuses."""
+        return cls.from_dict(read_json(path), where=str(path))
+
+    def to_dict(self):
+        """The dictionary that transformers reads as a LlamaConfig."""
+        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **asdict(self), **REQUIRED,
+                "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta}}
+
+
+def read_json(path):
+    """A JSON object from a file. Raises InputError naming the file."""
+    try:
+        value = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,158 @@
+"""LLaMA: token embedding, L blocks of attention and SwiGLU with a residual around each, RMSNorm, output head.
+
+Attribute names are the tensor names of Hugging Face's LlamaForCausalLM.
+"""
+
+import numpy as np
+
+from minisl.autograd import Tensor, checkpoint, ops
+from minisl.backend import array_module
+from minisl.nn import init
+from minisl.nn.layers import Embedding, Linear, RMSNorm
+from minisl.nn.module import Module
+
+
+class Attention(Module):
+    """Causal self-attention with rotary positions; H query heads share H_kv key/value heads."""
+
+    def __init__(self, config, linear, rng, dtype):
+        D, d = config.hidden_size, config.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = linear(D, self.heads * d, init.spawn(rng), dtype)
+        self.k_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype)
+        self.v_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype)
+        self.o_proj = linear(self.heads * d, D, init.spawn(rng), dtype)
+
+    def forward(self, x, cos, sin, past=None):
+        q = ops.rope(split_heads(self.q_proj(x), self.heads), cos, sin)  # (B, H, T, d)
+        k = ops.rope(split_heads(self.k_proj(x), self.kv_heads), cos, sin)
+        v = split_heads(self.v_proj(x), self.kv_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        out = ops.attention(q, k, v).swapaxes(1, 2)  # (B, T, H, d)
+        return self.o_proj(out.reshape(*out.shape[:2], -1))
+
+
+class MLP(Module):
+    """down(silu(gate x) * up x)"""
+
+    def __init__(self, config, linear, rng, dtype):
+        D, F = config.hidden_size, config.intermediate_size
+        self.gate_proj = linear(D, F, init.spawn(rng), dtype)
+        self.up_proj = linear(D, F, init.spawn(rng), dtype)
+        self.down_proj = linear(F, D, init.spawn(rng), dtype)
+
+    def forward(self, x):
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Block(Module):
+    """x + attention(norm x), then x + mlp(norm x)"""
+
+    def __init__(self, config, linear, rng, dtype):
+        eps = config.rms_norm_eps
+        self.self_attn = Attention(config, linear, rng, dtype)
+        self.mlp = MLP(config, linear, rng, dtype)
+        self.input_layernorm = RMSNorm(config.hidden_size, rng, dtype, eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, rng, dtype, eps)
+
+    def forward(self, x, cos, sin, past=None):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, past)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(Module):
+    """Everything but the output head."""
+
+    def __init__(self, config, linear, rng, dtype):
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, init.spawn(rng), dtype, config.initializer_range)
+        self.layers = [Block(config, linear, rng, dtype) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, rng, dtype, config.rms_norm_eps)
+        self.rope = config.head_dim, config.rope_theta
+        self.activation_checkpointing = False
+
+    def forward(self, ids, cache=None):
+        start = cache.length if cache else 0
+        x = self.embed_tokens(ids)
+        cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_table(*self.rope, start, ids.shape[1]))
+        for i, block in enumerate(self.layers):
+            if self.activation_checkpointing and cache is None:
+                x = checkpoint(WithAngles(block, cos, sin), x)
+            else:
+                x = block(x, cos, sin, cache.layers[i] if cache else None)
+        return self.norm(x)
+
+
+class WithAngles(Module):
+    """A block as a function of its input alone."""
+
+    def __init__(self, block, cos, sin):
+        self.block, self.cos, self.sin = block, cos, sin
+
+    def forward(self, x):
+        return self.block(x, self.cos, self.sin)
+
+
+class Llama(Module):
+    """A LLaMA for causal language modelling.
+
+    config: LlamaConfig. rng: NumPy Generator for the starting weights, or None for a model that only has shapes.
+    linear: `linear(in_features, out_features, rng, dtype)` makes each of the seven matrices of a block; dense if left out.
+    """
+
+    def __init__(self, config, rng=None, linear=None, dtype="float32"):
+        std = config.initializer_range
+        linear = linear or (lambda n, m, rng, dtype: Linear(n, m, rng, dtype, std))
+        self.config = config
+        self.model = Decoder(config, linear, rng, dtype)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, init.spawn(rng), dtype, std)
+
+    def forward(self, ids, cache=None):
+        """ids (B, T) integers to logits (B, T, V). With a KVCache, ids continue the sequences in it."""
+        x = self.model(ids, cache)
+        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return ops.linear(x, head)
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, per layer, for generation. Use it under `no_grad`."""
+
+    def __init__(self, num_layers):
+        self.layers = [LayerCache() for _ in range(num_layers)]
+
+    @property
+    def length(self):
+        return self.layers[0].length
+
+
+class LayerCache:
+    length = 0
+    keys = values = None  # (B, H_kv, room, d), the first `length` positions filled
+
+    def extend(self, k, v):
+        """Append k and v (B, H_kv, T, d) and return all keys and values so far."""
+        end = self.length + k.shape[2]
+        if self.keys is None or end > self.keys.shape[2]:
+            self.keys, self.values = (self._grown(old, new, 2 * end) for old, new in ((self.keys, k.data), (self.values, v.data)))
+        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k.data, v.data
+        self.length = end
+        return Tensor(self.keys[:, :, :end]), Tensor(self.values[:, :, :end])
+
+    def _grown(self, old, new, room):
+        grown = array_module(new).empty((*new.shape[:2], room, new.shape[3]), new.dtype)
+        if old is not None:
+            grown[:, :, : self.length] = old[:, :, : self.length]
+        return grown
+
+
+def split_heads(x, heads):
+    """(B, T, H d) to (B, H, T, d)"""
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def rope_table(head_dim, theta, start, length):
+    """cos and sin (length, d/2) of t theta^(-2i/d) for positions t = start, start + 1, ..."""
+    frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angle = np.arange(start, start + length)[:, None] * frequency
+    return np.cos(angle), np.sin(angle)

@@ -1,0 +1,221 @@
+"""`python -m minisl.train --tiny`: pretrain a LLaMA with SLTrain. Reads top to bottom."""
+
+import math
+import platform
+import shutil
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import minisl
+from minisl import checkpoint, methods, optim
+from minisl.autograd import ops
+from minisl.backend import choose_device, generator
+from minisl.command import run_command
+from minisl.config import MAY_CHANGE, Settings, parse
+from minisl.data import Batches, load_corpus, load_tokenizer, make_tokenizer, tokenize
+from minisl.errors import InputError
+from minisl.evaluate import evaluate
+from minisl.generate import generate
+from minisl.metrics import Metrics, peak_memory
+
+
+def train(settings, run, resumed=None):
+    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None.
+
+    Returns an exit code: 0 done, 130 stopped by Ctrl-C (saved), 1 the loss is no longer a number.
+    """
+    xp, device = choose_device(settings.device)
+
+    # Text -> tokens -> batches
+    corpus = load_corpus(settings.data)
+    if resumed:
+        checkpoint.check_corpus(resumed, corpus, run)
+        tokenizer = load_tokenizer(run / "tokenizer.json")
+    else:
+        tokenizer = make_tokenizer(settings.tokenizer, corpus.train, settings.asked_vocab_size())
+    config = settings.model_config(tokenizer)
+    tokens, held_out = (tokenize(tokenizer, documents, run) for documents in (corpus.train, corpus.validation))
+    held_out_bytes = sum(len(d.encode()) for d in corpus.validation)
+    batches = Batches(tokens, settings.batch_size, settings.seq_len, settings.seed)
+
+    # Model and optimizer
+    options = settings.to_dict()
+    model = methods.build_model(config, settings.method, options, generator(settings.seed, "init"), settings.dtype).to(xp)
+    model.model.activation_checkpointing = settings.activation_checkpointing
+    optimizer = optim.AdamW(model.named_parameters(), settings.lr, weight_decay=settings.weight_decay)
+    step = 0
+    if resumed:
+        step = resumed["step"]
+        checkpoint.restore(run, model, optimizer, resumed)
+    else:
+        checkpoint.start_run(run, config, settings.method, options, tokenizer, settings.dtype)
+
+    print(f"{run}: {settings.method}, {model.num_parameters():,} parameters, {settings.dtype}, {device}")
+    print(f"{corpus.name}: {len(tokens):,} training tokens, {len(held_out):,} held out ({held_out_bytes:,} bytes), "
+          f"{batches.sequences:,} sequences of {settings.seq_len} an epoch")
+
+    def save():
+        checkpoint.save(run, model, optimizer, {
+            "step": step, "batches": step * settings.accumulate, "settings": options,
+            "rng": {"seed": settings.seed, "note": "every random stream is a function of this seed, its purpose and its position"},
+            "corpus": {"name": corpus.name, "sha256": corpus.sha256},
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}})
+
+    metrics = Metrics(run / "metrics.jsonl", step)
+    warmup = settings.steps // 10 if settings.warmup is None else settings.warmup
+    per_step = settings.batch_size * settings.accumulate * settings.seq_len
+    parameters, busy, first = model.parameters(), 0.0, step
+    stopped = False
+
+    with finish_step_on_ctrl_c() as asked_to_stop, tqdm(total=settings.steps, initial=step, unit="step", dynamic_ncols=True) as bar:
+        while step < settings.steps and not stopped:
+            started = time.perf_counter()
+            optimizer.lr = optim.learning_rate(step + 1, peak=settings.lr, steps=settings.steps, warmup=warmup,
+                                               schedule=settings.schedule, min_ratio=settings.min_lr_ratio)
+            mean_loss = 0.0
+            for k in range(settings.accumulate):
+                inputs, labels = (xp.asarray(a) for a in batches(step * settings.accumulate + k))
+                loss = ops.cross_entropy(model(inputs), labels) * (1 / settings.accumulate)
+                loss.backward()
+                mean_loss += loss.item()
+            norm = optim.clip_grad_norm(parameters, settings.clip_norm) if settings.clip_norm else optim.grad_norm(parameters)
+            if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+                return report_nan(run, step + 1, mean_loss, norm)
+            optimizer.step()
+            model.zero_grad()
+            step += 1
+
+            taken = time.perf_counter() - started
+            busy += taken
+            record = {"step": step, "loss": mean_loss, "lr": optimizer.lr, "tokens": step * per_step,
+                      "tokens_per_second": per_step / taken, "grad_norm": norm}
+            last, stopped = step == settings.steps, bool(asked_to_stop)
+            if last or step % settings.eval_every == 0:
+                record |= evaluate(model, held_out, held_out_bytes, settings.batch_size, settings.seq_len)
+                bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
+            metrics.append(record)
+            bar.set_postfix_str(f"loss {mean_loss:.3f}, {per_step * (step - first) / busy:,.0f} tokens/s", refresh=False)
+            bar.update()
+            if last or stopped or step % settings.save_every == 0:
+                save()
+    metrics.close()
+
+    draw_loss(run, metrics.records, f"{settings.method}, {model.num_parameters() / 1e6:.2f}M parameters")
+    if stopped and step < settings.steps:
+        print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {run}")
+        return 130
+    text = tokenizer.decode(list(generate(model, [tokenizer.end], 200, generator(settings.seed, "sample"), stop=tokenizer.end)))
+    checkpoint.write_text(run / "sample.txt", text + "\n")
+    print_summary(run, model, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
+    return 0
+
+
+@contextmanager
+def finish_step_on_ctrl_c():
+    """Yields a list that is non-empty once Ctrl-C was pressed; a second Ctrl-C interrupts at once."""
+    asked = []
+
+    def ask(signum, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: nobody can press Ctrl-C here
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def report_nan(run, step, loss, norm):
+    kept = f"the checkpoint of step {checkpoint.load_state(run)['step']} is kept" if (run / "state.json").exists() else "no checkpoint yet"
+    print(f"error: step {step}: loss is {loss}, gradient norm {norm}; training stopped, {kept} "
+          "(try a lower --lr or --clip-norm 1)", file=sys.stderr)
+    return 1
+
+
+def draw_loss(run, records, title):
+    try:
+        from minisl.plot import loss_figure
+
+        with checkpoint.replacing(run / "loss.png") as path:
+            loss_figure(path, records, title)
+    except ImportError as error:
+        print(f"no loss.png: matplotlib does not import ({error})", file=sys.stderr)
+
+
+def print_summary(run, model, record, tokens_per_second, text):
+    peak = peak_memory()
+    rows = [("parameters", f"{model.num_parameters():,}"), ("steps", f"{record['step']:,}"), ("tokens", f"{record['tokens']:,}"),
+            ("tokens/s", f"{tokens_per_second:,.0f}"), ("peak memory", f"{peak / 1e6:,.0f} MB" if peak else "not known here"),
+            ("training loss", f"{record['loss']:.4f}"), ("validation loss", f"{record['val_loss']:.4f}"),
+            ("perplexity", f"{record['perplexity']:.2f}"), ("bits per byte", f"{record['bits_per_byte']:.4f}")]
+    print("\n" + "\n".join(f"  {name:16}{value:>16}" for name, value in rows))
+    print(f"\nA sample:\n\n{text.strip()}\n\n{run} holds the model, loss.png and sample.txt. "
+          f"More text: python -m minisl.generate {run} --prompt 'The '")
+
+
+def prepare(argv):
+    """(settings, folder, state to resume or None) from the command line."""
+    settings, given = parse(argv)
+    if settings.resume:
+        run = Path(settings.resume)
+        state = checkpoint.load_state(run)
+        try:
+            saved = Settings(**state["settings"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{run / 'state.json'}: not written by minisl.train ({error})") from None
+        for name in sorted(given):
+            if name in MAY_CHANGE:
+                continue
+            if getattr(settings, name) != getattr(saved, name):
+                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {getattr(saved, name)}, it cannot go on "
+                                 f"with {getattr(settings, name)}")
+        if settings.out and Path(settings.out) != run:
+            raise InputError(f"--out {settings.out}: a resumed run stays in its folder {run}")
+        for name in MAY_CHANGE & given:
+            setattr(saved, name, getattr(settings, name))
+        saved.check()
+        if saved.steps <= state["step"]:
+            raise InputError(f"--resume {run}: already at step {state['step']} of {saved.steps}; give a larger --steps to go on")
+        return saved, run, state
+    run = Path(settings.out) if settings.out else next_run(settings.method)
+    if (run / "state.json").exists():
+        raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(run / "config.json", "{}")  # can we write here?
+    except OSError as error:
+        raise InputError(f"--out {run}: cannot be written ({error.strerror})") from None
+    return settings, run, None
+
+
+def next_run(method):
+    """runs/001-METHOD, or the first number that is free."""
+    numbers = [int(p.name[:3]) for p in Path("runs").glob("[0-9][0-9][0-9]-*")]
+    return Path("runs") / f"{max(numbers, default=0) + 1:03d}-{method}"
+
+
+def main(argv):
+    settings, run, state = prepare(argv)
+    fresh = not any(p.name != "config.json" for p in run.iterdir())
+    try:
+        return train(settings, run, state)
+    except InputError:
+        if fresh and state is None:  # nothing was trained: leave no folder behind
+            shutil.rmtree(run)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
