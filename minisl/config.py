@@ -15,7 +15,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "data" / "configs"
 TINY = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
     "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
-    "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 100, "save_every": 200,
+    "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
 MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "activation_checkpointing"}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 import minisl
 from minisl import checkpoint, methods, optim
 from minisl.autograd import ops
-from minisl.backend import choose_device, generator
+from minisl.backend import choose_device, generator, keep_freed_memory
 from minisl.command import run_command
 from minisl.config import MAY_CHANGE, Settings, parse
 from minisl.data import Batches, load_corpus, load_tokenizer, make_tokenizer, tokenize
@@ -208,6 +208,7 @@ def next_run(method):
 
 def main(argv):
     settings, run, state = prepare(argv)
+    keep_freed_memory()
     fresh = not any(p.name != "config.json" for p in run.iterdir())
     try:
         return train(settings, run, state)

@@ -9,8 +9,7 @@ CHUNK = 1 << 22  # elements of the largest temporary in sddmm
 
 def dense(B, A, values, support, scale):
     """W = s B A;  W.flat[index] += values"""
-    W = B @ A
-    W *= scale
+    W = (scale * B) @ A
     add_sparse(W, values, support)
     return W
 

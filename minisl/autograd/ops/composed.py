@@ -37,4 +37,4 @@ def attention(q, k, v):
     group = q.shape[1] // k.shape[1]
     k, v = (ops.stack([t] * group, axis=2).reshape(t.shape[0], -1, *t.shape[2:]) for t in (k, v))
     scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(q.shape[-1]))
-    return ops.softmax(scores + causal_mask(*scores.shape[-2:], scores.data)) @ v
+    return ops.softmax(scores + causal_mask(k.shape[2], q.shape[2], q.data).T) @ v

@@ -38,8 +38,8 @@ class CrossEntropy(Function):
         xp = array_module(logits)
         rows = xp.flatnonzero(labels != IGNORE_LABEL)
         highest = logits.max(axis=1)
-        total = xp.exp(logits - highest[:, None]).sum(axis=1)
-        logsumexp = highest + xp.log(total)
+        e = logits - highest[:, None]
+        logsumexp = highest + xp.log(xp.exp(e, out=e).sum(axis=1))
         count = len(rows) if mean else 1
         ctx.save(logits, logsumexp, rows, labels[rows], count)
         return (logsumexp[rows] - logits[rows, labels[rows]]).sum() / logits.dtype.type(count)
@@ -66,7 +66,7 @@ class RMSNorm(Function):
 
     @staticmethod
     def forward(ctx, x, gain, eps):
-        r = 1 / array_module(x).sqrt((x * x).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
+        r = (mean_product(x, x) + x.dtype.type(eps)) ** -0.5
         ctx.save(x, gain, r)
         y = x * r
         y *= gain
@@ -78,7 +78,7 @@ class RMSNorm(Function):
         normed = x * r
         dgain = (grad * normed).reshape(-1, len(gain)).sum(axis=0)
         dx = grad * gain
-        normed *= (dx * normed).mean(axis=-1, keepdims=True)
+        normed *= mean_product(dx, normed)
         dx -= normed
         dx *= r
         return dx, dgain
@@ -90,8 +90,10 @@ class SwiGLU(Function):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save(a, b)
-        y = logistic(a)
-        y *= a
+        half = 0.5 * a
+        y = array_module(a).tanh(half)  # silu(a) = a/2 (1 + tanh(a/2))
+        y += 1
+        y *= half
         y *= b
         return y
 
@@ -101,10 +103,12 @@ class SwiGLU(Function):
         s = logistic(a)
         silu = s * a
         db = grad * silu
-        s += silu * (1 - s)
-        s *= grad
-        s *= b
-        return s, db
+        da = 1 - s
+        da *= silu
+        da += s
+        da *= grad
+        da *= b
+        return da, db
 
 
 class Rope(Function):
@@ -129,45 +133,51 @@ class Attention(Function):
 
     Q (B, H, Tq, d), K and V (B, H_kv, Tk, d); query head h uses key/value head h // (H / H_kv).
     dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum_j dP_j P_j),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d)
+
+    Kept is E = exp(S - max), keys down and queries across, where NumPy folds keys fastest. P = E / sum is never formed:
+    the division moves to O, and with g = dO / sum also dS = E (g V^T - sum g O).
     """
 
     @staticmethod
     def forward(ctx, q, k, v):
-        q = grouped(q, k.shape[1])
+        xp, root = array_module(q), 1 / math.sqrt(q.shape[-1])
+        q = grouped(q * root, k.shape[1])  # (B, H_kv, H / H_kv, Tq, d)
         k, v = k[:, :, None], v[:, :, None]
-        scores = q @ k.swapaxes(-1, -2)
-        scores *= 1 / math.sqrt(q.shape[-1])
-        scores += causal_mask(*scores.shape[-2:], scores)
-        p = scores
-        p -= p.max(axis=-1, keepdims=True)
-        array_module(p).exp(p, out=p)
-        p /= p.sum(axis=-1, keepdims=True)
-        ctx.save(q, k, v, p)
-        out = p @ v
+        e = k @ q.swapaxes(-1, -2)  # (..., Tk, Tq)
+        e += causal_mask(*e.shape[-2:], e)
+        e -= e.max(axis=-2, keepdims=True)
+        xp.exp(e, out=e)
+        total = e.sum(axis=-2)[..., None]  # (..., Tq, 1)
+        out = e.swapaxes(-1, -2) @ v
+        out /= total
+        ctx.save(q, k, v, e, total, out, root)
         return out.reshape(out.shape[0], -1, *out.shape[3:])
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, p = ctx.saved
-        grad = grouped(grad, k.shape[1])
-        dv = (p.swapaxes(-1, -2) @ grad).sum(axis=2)
-        ds = grad @ v.swapaxes(-1, -2)
-        ds -= (ds * p).sum(axis=-1, keepdims=True)
-        ds *= p
-        ds *= 1 / math.sqrt(q.shape[-1])
-        dq = ds @ k
-        dk = (ds.swapaxes(-1, -2) @ q).sum(axis=2)
+        q, k, v, e, total, out, root = ctx.saved
+        g = grouped(grad, k.shape[1]) / total
+        dv = (e @ g).sum(axis=2)
+        ds = v @ g.swapaxes(-1, -2)
+        ds -= array_module(g).einsum("...td,...td->...t", g, out)[..., None, :]
+        ds *= e
+        dq = ds.swapaxes(-1, -2) @ k
+        dq *= root
+        dk = (ds @ q).sum(axis=2)
         return dq.reshape(dq.shape[0], -1, *dq.shape[3:]), dk, dv
 
 
 def rotate(x, cos, sin):
-    """x (..., T, d), cos and sin (T, d/2)."""
-    half = x.shape[-1] // 2
-    x1, x2 = x[..., :half], x[..., half:]
-    y = array_module(x).empty_like(x)
-    y[..., :half] = x1 * cos - x2 * sin
-    y[..., half:] = x2 * cos + x1 * sin
+    """x (..., T, d), cos and sin (T, d/2): (x1, x2) (cos, cos) + (x2, x1) (-sin, sin)"""
+    xp = array_module(x)
+    y = x * xp.concatenate([cos, cos], axis=-1)
+    y += xp.roll(x, x.shape[-1] // 2, axis=-1) * xp.concatenate([-sin, sin], axis=-1)
     return y
+
+
+def mean_product(a, b):
+    """mean_i a_i b_i over the last axis, which is kept with length one."""
+    return array_module(a).einsum("...d,...d->...", a, b)[..., None] / a.dtype.type(a.shape[-1])
 
 
 def grouped(x, kv_heads):
@@ -175,10 +185,10 @@ def grouped(x, kv_heads):
     return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
 
 
-def causal_mask(queries, keys, like):
-    """(Tq, Tk): 0 where query i may see key j, -inf where j > i + Tk - Tq."""
+def causal_mask(keys, queries, like):
+    """(Tk, Tq): 0 where query i may see key j, -inf where j > i + Tk - Tq."""
     xp = array_module(like)
-    future = xp.arange(keys) > xp.arange(queries)[:, None] + (keys - queries)
+    future = xp.arange(keys)[:, None] > xp.arange(queries) + (keys - queries)
     return xp.where(future, like.dtype.type(-np.inf), like.dtype.type(0))
 
 
