@@ -9,9 +9,11 @@ from minisl.command import Parser
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS, BACKENDS
 from minisl.nn import LlamaConfig
+from minisl.nn.config import read_json
 from minisl.optim import SCHEDULES
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "data" / "configs"
+HERE = Path(__file__).resolve().parent
+CONFIG_FOLDERS = (HERE.parent / "data" / "configs", HERE / "configs")  # in a checkout; in an installed wheel
 TINY = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
     "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
@@ -102,9 +104,7 @@ class Settings:
 
 def read_config(name):
     """A model config as a dictionary, by size name or path."""
-    from minisl.nn.config import read_json
-
-    known = {p.stem: p for p in CONFIG_FOLDER.glob("*.json")}
+    known = {p.stem: p for folder in CONFIG_FOLDERS for p in sorted(folder.glob("*.json"))}
     if name not in known and not Path(name).is_file():
         raise InputError(f"--config {name}: no such file; the names known here are {', '.join(known) or 'none'}")
     return read_json(known.get(name, name))

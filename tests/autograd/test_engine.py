@@ -1,0 +1,304 @@
+"""The engine's structure. Each test is named after a mistake that some teaching engine makes."""
+
+import gc
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from minisl import Tensor, no_grad
+from minisl.autograd import Function, checkpoint, ops
+
+
+def leaf(*values):
+    return Tensor(np.array(values, np.float64), requires_grad=True)
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def test_recursion_over_a_long_chain():
+    x = y = leaf(1.0)
+    for _ in range(5000):
+        y = y + 1.0
+    y.sum().backward()
+    assert x.grad.tolist() == [1.0]
+
+
+def test_visiting_a_node_once_per_path():
+    """A 16-fold diamond has 2^16 paths and 33 nodes."""
+
+    def run():
+        x = y = leaf(1.0)
+        for _ in range(16):
+            y = y + y
+        y.sum().backward()
+        assert x.grad.tolist() == [2.0**16]
+
+    assert min(seconds(run) for _ in range(5)) < 0.010
+
+
+def test_visiting_a_node_before_all_its_users():
+    x = leaf(2.0)
+    a = x * 3.0
+    b = a * a
+    (a * b + b).sum().backward()  # 27 x^3 + 9 x^2
+    np.testing.assert_allclose(x.grad, [81 * 4 + 18 * 2])
+
+
+def test_gradient_array_shared_between_two_tensors():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    (a + (a + b)).sum().backward()
+    assert a.grad.tolist() == [2.0, 2.0]
+    assert b.grad.tolist() == [1.0, 1.0]
+    a.grad *= 0
+    assert b.grad.tolist() == [1.0, 1.0]
+
+
+def test_leaf_gradient_shared_with_the_callers_array():
+    a, given = leaf(1.0, 2.0), np.array([5.0, 6.0])
+    (a + 0.0).backward(given)
+    a.grad *= 0
+    assert given.tolist() == [5.0, 6.0]
+
+
+def test_shared_leaf_counted_once():
+    x = leaf(3.0)
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [6.0]
+
+
+def test_second_use_of_a_leaf_overwrites_the_first():
+    x = leaf(3.0)
+    (x * 2.0).sum().backward()
+    (x * 5.0).sum().backward()
+    assert x.grad.tolist() == [7.0]
+    x.zero_grad()
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, (0, 2), (1, -1), (0, 1, 2)])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_sum_over_an_axis_without_keepdims(axis, keepdims, rng):
+    x = Tensor(rng.standard_normal((2, 3, 4)), requires_grad=True)
+    y = x.sum(axis, keepdims)
+    weight = rng.standard_normal(y.shape)
+    y.backward(weight)
+    np.testing.assert_array_equal(x.grad, np.broadcast_to(weight.reshape(x.data.sum(axis, keepdims=True).shape), x.shape))
+
+
+def test_slow_residual_stream(rng):
+    def run():
+        x = y = Tensor(np.ones((64, 128), np.float32), requires_grad=True)
+        for _ in range(24):
+            y = y + y * 0.5
+        y.sum().backward()
+        np.testing.assert_allclose(x.grad, 1.5**24, rtol=1e-5)
+
+    assert min(seconds(run) for _ in range(5)) < 0.050
+
+
+def test_second_backward_through_a_used_graph():
+    x = leaf(2.0)
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"already used.*run the forward pass again"):
+        y.backward()
+    assert x.grad.tolist() == [4.0]
+
+
+def test_second_loss_on_a_used_trunk():
+    x = leaf(2.0)
+    trunk = x * x
+    (trunk * 3.0).sum().backward()
+    with pytest.raises(RuntimeError, match="Mul was already used"):
+        (trunk * 5.0).sum().backward()
+
+
+class WrongShape(Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, grad
+
+
+def test_backward_of_a_wrong_shape_goes_unnoticed():
+    a, b = (Tensor(np.ones(s), requires_grad=True) for s in ((2, 3), (3, 4)))
+    with pytest.raises(ValueError, match=r"WrongShape\.backward: gradient of argument 0 has shape \(2, 4\).*\(2, 3\)"):
+        WrongShape.apply(a, b).sum().backward()
+
+
+class TooFew(WrongShape):
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def test_backward_that_forgets_an_argument():
+    a, b = (Tensor(np.ones((2, 2)), requires_grad=True) for _ in range(2))
+    with pytest.raises(ValueError, match="TooFew.backward returned 1 gradients for 2 arguments"):
+        TooFew.apply(a, b).sum().backward()
+
+
+class Widens(WrongShape):
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.astype(np.float64), grad
+
+
+def test_gradient_of_another_dtype():
+    a, b = (Tensor(np.ones((2, 2), np.float32), requires_grad=True) for _ in range(2))
+    with pytest.raises(ValueError, match=r"Widens.*float64.*float32"):
+        Widens.apply(a, b).sum().backward()
+
+
+def test_saved_arrays_kept_after_backward():
+    """Once the pass is through, an intermediate array is held by nobody."""
+    x = leaf(1.0, 2.0)
+    hidden = ops.exp(x)
+    alive = weakref.ref(hidden.data)
+    y = (hidden * hidden).sum()
+    del hidden
+    gc.collect()
+    assert alive() is not None
+    y.backward()
+    assert alive() is None
+
+
+def test_activations_nobody_needs_kept_alive():
+    """x + 1 saves nothing, so its input's array is gone as soon as the user lets go."""
+    x = leaf(1.0, 2.0)
+    hidden = x + 1.0
+    alive = weakref.ref(hidden.data)
+    y = hidden + 1.0
+    del hidden
+    assert alive() is None
+    y.sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_recording_under_no_grad():
+    x = leaf(1.0)
+    with no_grad():
+        y = x * 2.0
+    assert not y.requires_grad
+    with pytest.raises(RuntimeError, match="requires_grad"):
+        y.backward()
+    assert (x * 2.0).requires_grad
+
+
+def test_no_grad_left_on_by_an_exception():
+    with pytest.raises(KeyError), no_grad():
+        raise KeyError
+    assert (leaf(1.0) * 2.0).requires_grad
+
+
+def test_backward_from_a_vector_without_a_gradient():
+    with pytest.raises(RuntimeError, match="not a scalar"):
+        (leaf(1.0, 2.0) * 2.0).backward()
+    with pytest.raises(ValueError, match="shape"):
+        (leaf(1.0, 2.0) * 2.0).backward(np.ones(3))
+
+
+def test_integers_asked_for_a_gradient():
+    with pytest.raises(TypeError, match="floating"):
+        Tensor(np.arange(3), requires_grad=True)
+
+
+def test_hook_before_the_gradient_is_complete():
+    """Two uses of w, one deep and one shallow: the hook fires once, with their sum."""
+    w, seen = leaf(2.0), []
+    w.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.copy()))
+    y = w * 3.0
+    for _ in range(5):
+        y = y * 1.0
+    (y + w).sum().backward()
+    assert [g.tolist() for g in seen] == [[4.0]]
+
+
+def test_hook_after_the_whole_pass():
+    """The last layer's weight is finished, and may be updated and freed, before the first layer's."""
+    first, last, order = leaf(2.0), leaf(3.0), []
+    first.register_post_accumulate_grad_hook(lambda t: order.append("first"))
+    last.register_post_accumulate_grad_hook(lambda t: (order.append("last"), t.zero_grad()))
+    (ops.tanh(first) * last).sum().backward()
+    assert order == ["last", "first"]
+    assert last.grad is None
+
+
+def test_hook_on_a_tensor_that_is_no_leaf():
+    with pytest.raises(ValueError, match="leaf"):
+        (leaf(1.0) * 2.0).register_post_accumulate_grad_hook(print)
+
+
+def test_branch_without_gradient_blocks_the_rest():
+    """An op that gives no gradient for one argument still releases the nodes below it."""
+
+    class FirstOnly(Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            return a + b
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, None
+
+    x = leaf(1.0)
+    a, b = x * 2.0, x * 5.0
+    FirstOnly.apply(a, b).sum().backward()
+    assert x.grad.tolist() == [2.0]
+
+
+class TestCheckpoint:
+    def block(self, x, w):
+        return ops.silu(x @ w) * x
+
+    def gradients(self, run, arrays):
+        x, w = (Tensor(a, requires_grad=True) for a in arrays)
+        run(run(x, w), w).sum().backward()
+        return x.grad, w.grad
+
+    def test_gradient_lost_in_recomputation(self, rng):
+        arrays = rng.standard_normal((2, 3, 3))
+        plain = self.gradients(self.block, arrays)
+        again = self.gradients(lambda x, w: checkpoint(self.block, x, w), arrays)
+        for a, b in zip(plain, again):
+            np.testing.assert_array_equal(a, b)
+
+    def test_activations_inside_the_block_kept(self, rng):
+        made = []
+
+        def block(x):
+            hidden = ops.exp(x)
+            made.append(weakref.ref(hidden.data))
+            return hidden * hidden
+
+        x = leaf(0.5, 1.0)
+        y = checkpoint(block, x)
+        gc.collect()
+        assert made[0]() is None
+        y.sum().backward()
+        np.testing.assert_allclose(x.grad, 2 * np.exp(2 * x.data))
+        assert len(made) == 2
+
+    def test_parameters_of_a_module_left_out(self, rng):
+        from minisl.nn import Linear
+
+        layer = Linear(3, 3, rng, "float64")
+        seen = []
+        layer.weight.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.copy()))
+        x = Tensor(rng.standard_normal((2, 3)), requires_grad=True)
+        checkpoint(layer, checkpoint(layer, x)).sum().backward()  # used twice: the hook still fires once, complete
+        plain = Linear(3, 3, None, "float64")
+        plain.weight.data, z = layer.weight.data, Tensor(x.data, requires_grad=True)
+        plain(plain(z)).sum().backward()
+        assert len(seen) == 1
+        np.testing.assert_allclose(seen[0], plain.weight.grad, rtol=1e-12)
+        np.testing.assert_allclose(x.grad, z.grad, rtol=1e-12)
