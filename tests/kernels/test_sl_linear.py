@@ -1,0 +1,89 @@
+"""Every backend and algorithm of the sparse-plus-low-rank product equals the dense computation."""
+
+import numpy as np
+import pytest
+from kernel_checks import OUT, RUNS, SCALE, SUPPORTS, WIDTH, check_product, check_sparse, check_views, problem
+
+from minisl import kernels
+from minisl.errors import InputError
+from minisl.kernels import Support, resolve
+
+
+@pytest.mark.parametrize("support", SUPPORTS)
+@pytest.mark.parametrize(("algorithm", "backend"), RUNS)
+def test_product_and_gradients(support, algorithm, backend):
+    check_product(support, algorithm, backend)
+
+
+@pytest.mark.parametrize(("algorithm", "backend"), RUNS)
+def test_float32_stays_float32(algorithm, backend):
+    check_product("unsorted", algorithm, backend, np.float32, 1e-5)
+
+
+@pytest.mark.parametrize("support", SUPPORTS)
+@pytest.mark.parametrize("backend", kernels.BACKENDS)
+def test_sparse_products(support, backend):
+    check_sparse(support, backend)
+
+
+@pytest.mark.parametrize("support", SUPPORTS)
+def test_views_of_the_support(support):
+    check_views(support)
+
+
+def test_leading_axes_and_a_prepared_support():
+    dy, x, B, A, v, index = problem("sorted")
+    where = Support(index, (OUT, WIDTH))
+    y = kernels.sl_linear(x.reshape(2, 2, WIDTH), B, A, v, where, SCALE)
+    assert y.shape == (2, 2, OUT)
+    np.testing.assert_array_equal(y.reshape(4, OUT), kernels.sl_linear(x, B, A, v, index, SCALE))
+    dx, *_ = kernels.sl_linear_backward(dy.reshape(2, 2, OUT), x.reshape(2, 2, WIDTH), B, A, v, where, SCALE)
+    assert dx.shape == (2, 2, WIDTH)
+
+
+def test_sddmm_over_several_slices(monkeypatch):
+    monkeypatch.setattr("minisl.kernels.numpy_backend.CHUNK", 8)  # two entries at a time
+    check_sparse("everything", "numpy")
+
+
+def test_materialised_equals_factored_at_a_real_size():
+    rng = np.random.default_rng(0)
+    out, width, r, n = 96, 64, 16, 50
+    index = np.sort(rng.choice(out * width, 184, replace=False)).astype(np.int32)
+    dy, x, B, A, v = (rng.standard_normal(s) for s in ((n, out), (n, width), (out, r), (r, width), 184))
+    one, two = ([kernels.sl_linear(x, B, A, v, index, 0.5, algorithm=a),
+                 *kernels.sl_linear_backward(dy, x, B, A, v, index, 0.5, algorithm=a)] for a in ("materialised", "factored"))
+    for a, b in zip(one, two):
+        assert np.abs(a - b).max() <= 1e-12 * np.abs(b).max()
+
+
+def test_auto_counts_the_work():
+    support = Support(np.arange(0, 512 * 512, 33), (512, 512))
+    A = np.zeros((128, 512))
+    assert resolve("auto", 1, support, A) == "factored"  # one token: rebuilding W costs more than it saves
+    assert resolve("auto", 4096, support, A) == "materialised"  # many: SciPy's sparse product is the slow part
+    assert resolve("auto", 4096, Support(np.arange(3), (512, 512)), A) == "factored"  # hardly any S
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"x": np.zeros((4, 6))}, "6 features"), ({"B": np.zeros((5, 2))}, r"B \(out, r\)"), ({"v": np.zeros(3)}, "3"),
+    ({"index": np.array([35])}, r"0\.\.34"), ({"index": np.array([-1])}, "-1"), ({"index": np.zeros(7)}, "integers")])
+def test_shapes_that_do_not_fit(change, match):
+    _, x, B, A, v, index = problem("sorted")
+    given = {"x": x, "B": B, "A": A, "v": v, "index": index} | change
+    with pytest.raises(ValueError, match=match):
+        kernels.sl_linear(given["x"], given["B"], given["A"], given["v"], given["index"], SCALE)
+
+
+def test_gradient_of_the_wrong_shape():
+    _, x, B, A, v, index = problem("sorted")
+    with pytest.raises(ValueError, match=r"dy has shape \(4, 4\), expected \(4, 5\)"):
+        kernels.sl_linear_backward(np.zeros((4, 4)), x, B, A, v, index, SCALE)
+
+
+def test_names_that_do_not_exist():
+    _, x, B, A, v, index = problem("sorted")
+    with pytest.raises(InputError, match="allowed: auto, reference, numpy"):
+        kernels.sl_linear(x, B, A, v, index, SCALE, backend="cupy?")
+    with pytest.raises(InputError, match="materialised, factored"):
+        kernels.sl_linear(x, B, A, v, index, SCALE, algorithm="fast")

@@ -1,0 +1,55 @@
+"""AdamW, clipping, schedules."""
+
+import numpy as np
+import pytest
+from optim_checks import check_adamw, check_adamw_state, check_clip, check_schedule
+
+from minisl.errors import InputError
+from minisl.nn import Parameter
+from minisl.optim import AdamW, learning_rate
+
+
+def test_adamw():
+    check_adamw()
+
+
+def test_adamw_state_survives_saving():
+    check_adamw_state()
+
+
+def test_schedule():
+    check_schedule()
+
+
+def test_clip():
+    check_clip()
+
+
+def test_unknown_schedule():
+    with pytest.raises(ValueError, match="allowed: cosine, linear, constant"):
+        learning_rate(5, peak=1, steps=10, schedule="cosin")
+
+
+@pytest.mark.parametrize("change", ["shape", "name", "half"])
+def test_state_of_another_model_is_refused(change):
+    p = Parameter(np.ones(3))
+    optimizer = AdamW([("p", p)], 0.1)
+    p.grad = np.ones(3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    if change == "shape":
+        state["exp_avg.p"] = np.zeros(4)
+    if change == "name":
+        state["exp_avg.q"] = np.zeros(3)
+    if change == "half":
+        del state["exp_avg_sq.p"]
+    with pytest.raises(InputError, match="optimizer state"):
+        optimizer.load_state_dict(state)
+
+
+def test_float32_stays_float32():
+    p = Parameter(np.ones(3, np.float32))
+    p.grad = np.ones(3, np.float32)
+    optimizer = AdamW([("p", p)], 0.1, weight_decay=0.1)
+    optimizer.step()
+    assert {p.data.dtype, *(a.dtype for a in optimizer.exp_avg.values())} == {np.dtype(np.float32)}
