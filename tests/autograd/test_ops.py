@@ -103,3 +103,11 @@ def test_attention_does_not_look_ahead(rng):
     after = ops.attention(Tensor(q), Tensor(k), Tensor(v)).data
     np.testing.assert_array_equal(before[:, :, :2], after[:, :, :2])
     assert not np.allclose(before[:, :, 2:], after[:, :, 2:])
+
+
+def test_attention_survives_large_scores():
+    q = Tensor(np.array([[[[1e3, 0.0], [0.0, 1e3]]]], np.float32), requires_grad=True)
+    y = ops.attention(q, q, q)
+    y.backward(np.ones_like(y.data))
+    np.testing.assert_array_equal(y.data, q.data)
+    assert np.isfinite(q.grad).all()
