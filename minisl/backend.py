@@ -68,7 +68,8 @@ def cuda_status():
 
 def keep_freed_memory():
     """Ask glibc to keep freed arrays for the next ones. A training step makes the same large arrays again and again;
-    handed back to the system each time, they return as pages to be cleared one by one (measured: docs/speed.md)."""
+    handed back to the system each time, they return as pages to be cleared one by one. On two cores a step of the tiny
+    model took 134 ms with this and 154 ms without, in the same minute."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: arrays below 1 GiB come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink

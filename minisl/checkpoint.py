@@ -1,39 +1,47 @@
 """A run's folder: what is in it, how it is written so that nothing is ever half there, and how it is read back.
 
 config.json, tokenizer.json    written when the run starts
-model.safetensors, optimizer.safetensors, state.json    a checkpoint; all three carry the step
+model.safetensors, optimizer.safetensors, state.json    a checkpoint; all three carry the step, the last the others' SHA-256
 metrics.jsonl, loss.png, sample.txt    see `minisl.metrics` and `minisl.train`
 """
 
+import hashlib
 import json
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from minisl.data.tokenizers import load_tokenizer
+from minisl.config import Settings
+from minisl.data import make_tokenizer
 from minisl.errors import InputError
 from minisl.methods import build_model
 from minisl.nn.config import LlamaConfig, read_json
 
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+STATE = {"step": int, "settings": dict, "corpus": dict, "versions": dict, "sha256": dict}  # what a state.json must have
+
 
 @contextmanager
-def replacing(path):
-    """A temporary path beside `path`, which takes its place, complete and on disk, when the block ends well."""
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+def replacing(*paths):
+    """Temporary paths beside `paths`, which take their places when the block ends well, once all are complete and on disk."""
+    temporaries = [Path(p).with_name(f".{Path(p).name}.{os.getpid()}") for p in paths]
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporaries
+        for temporary in temporaries:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, paths):
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path, text):
-    with replacing(path) as temporary:
+    with replacing(path) as [temporary]:
         temporary.write_text(text, "utf-8")
 
 
@@ -51,12 +59,19 @@ def start_run(run, config, method, options, tokenizer, dtype):
 def save(run, model, optimizer, state):
     """A checkpoint of a run. All three files are complete on disk before the first takes its place."""
     metadata = {"format": "pt", "step": str(state["step"])}  # "pt": transformers asks for it
-    with ExitStack() as stack:
-        names = ("state.json", "model.safetensors", "optimizer.safetensors")  # left in reverse: state.json comes last
-        paths = {name: stack.enter_context(replacing(run / name)) for name in names}
-        save_file(model.state_dict(), paths["model.safetensors"], metadata)
-        save_file(optimizer.state_dict(), paths["optimizer.safetensors"], metadata)
-        paths["state.json"].write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+    with replacing(*(run / name for name in (*TENSORS, "state.json"))) as [weights, moments, rest]:
+        try:
+            save_file(model.state_dict(), weights, metadata)
+            save_file(optimizer.state_dict(), moments, metadata)
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(f"{run}: cannot be saved ({error})") from None
+        hashes = dict(zip(TENSORS, map(sha256, (weights, moments))))
+        rest.write_text(json.dumps({**state, "sha256": hashes}, indent=1) + "\n", "utf-8")
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path):
@@ -66,7 +81,7 @@ def read_tensors(path):
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, int((file.metadata() or {}).get("step", -1))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
 
 
@@ -74,19 +89,27 @@ def load_state(run):
     """state.json. Raises InputError where `run` is not a run's folder."""
     if not (Path(run) / "state.json").is_file():
         raise InputError(f"{run}: not a run (it has no state.json); give a folder that minisl.train wrote to --out")
-    return read_json(Path(run) / "state.json")
+    state = read_json(Path(run) / "state.json")
+    try:
+        Settings(**state["settings"]).check()
+        wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
+    except (KeyError, TypeError, InputError) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise InputError(f"{Path(run) / 'state.json'}: damaged or not written by minisl.train ({wrong[0]})")
+    return state
 
 
 def build(run, rng=None):
-    """(Llama that only has shapes yet, LlamaConfig) from a run's config.json."""
+    """A Llama that only has shapes yet, from a run's config.json."""
     path = Path(run) / "config.json"
     content = read_json(path)
     try:
         method, options, dtype = (content["minisl"][k] for k in ("method", "options", "dtype"))
         config = LlamaConfig.from_dict(content, where=str(path))
         return build_model(config, method, options, rng, dtype)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not written by minisl.train (missing {error})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged or not written by minisl.train ({error})") from None
 
 
 def load_model(run):
@@ -94,14 +117,17 @@ def load_model(run):
 
     Raises InputError where something is missing, damaged, or does not belong together.
     """
+    run = Path(run)
     model = build(run)
-    tensors, _ = read_tensors(Path(run) / "model.safetensors")
-    model.load_state_dict(tensors)
+    weights, _ = read_tensors(run / "model.safetensors")
+    if (run / "state.json").is_file():
+        check_hash(run / "model.safetensors", load_state(run))
+    model.load_state_dict(weights)
     return model
 
 
 def load_tokenizer_of(run):
-    return load_tokenizer(Path(run) / "tokenizer.json")
+    return make_tokenizer(str(Path(run) / "tokenizer.json"), [], build(run).config.vocab_size)
 
 
 def restore(run, model, optimizer, state):
@@ -111,12 +137,20 @@ def restore(run, model, optimizer, state):
     if not step == moments_step == state["step"]:
         raise InputError(f"{run}: the files are of different steps (model {step}, optimizer {moments_step}, state "
                          f"{state['step']}); a save was cut short")
+    for name in TENSORS:
+        check_hash(run / name, state)
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
 
 
+def check_hash(path, state):
+    """Raise InputError unless a file is, to the bit, the one that was saved."""
+    if sha256(path) != state["sha256"].get(path.name):
+        raise InputError(f"{path}: damaged (its SHA-256 is not the one in state.json)")
+
+
 def check_corpus(state, corpus, run):
     """Raise InputError unless the text is the one the run was trained on."""
-    if corpus.sha256 != state["corpus"]["sha256"]:
+    if corpus.sha256 != state["corpus"].get("sha256"):
         raise InputError(f"{run}: {corpus.name} is not the text this run was trained on (its hash differs; the built-in corpora "
-                         f"change with the Python version, which was {state['versions']['python']})")
+                         f"change with the Python version, which was {state['versions'].get('python')})")

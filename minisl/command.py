@@ -1,6 +1,7 @@
 """What all commands share: one-line errors, and exit codes that mean something."""
 
 import argparse
+import io
 import os
 import sys
 
@@ -18,15 +19,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(command, argv=None):
-    """Exit code of `command(argv)`: what it returns, 2 after one line on stderr for bad input, 130 after Ctrl-C."""
+    """Exit code of `command(argv)`: what it returns, or after one line on stderr 2 for bad input, 1 for a machine that cannot
+    (disk full, too little memory), 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character for it shows its code
     try:
-        return command(sys.argv[1:] if argv is None else argv) or 0
+        code = command(sys.argv[1:] if argv is None else argv) or 0
+        print(end="", flush=True)
+        return code
     except InputError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return complain(error, 2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (OSError, MemoryError) as error:
+        return complain(error, 1)
+
+
+def complain(error, code):
+    print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+    return code

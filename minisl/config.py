@@ -1,5 +1,6 @@
 """`Settings`: every flag of `minisl.train`, its meaning, default and aliases, in one place."""
 
+import argparse
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ TINY = {
 # What may differ when a run is resumed: the rest decides what is being trained.
 MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "activation_checkpointing"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -71,12 +73,18 @@ class Settings:
 
     def check(self):
         """Raise InputError for the first value that cannot be."""
-        for name in ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        for name in ("lr", "alpha", "weight_decay", "clip_norm", "min_lr_ratio"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be a finite number, 0 or above")
+        for f in fields(self):
+            name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
+            if not isinstance(value, int | float if f.type is float else f.type):
+                raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
+            if f.metadata["choices"] and value not in f.metadata["choices"]:
+                raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")
+            if value == "" or (f.type is list and not all(isinstance(v, str) and v for v in value)):
+                raise InputError(f"{name}: must not be empty")
+            if f.name in (*COUNTS, *SHAPE) and value is not None and not 1 <= value < 2**31:
+                raise InputError(f"{name} {value}: must be at least 1 and below {2**31}")
+            if f.type is float and f.name != "delta" and not 0 <= value < math.inf:
+                raise InputError(f"{name} {value}: must be a finite number, 0 or above")
         if not 0 < self.delta < 1:
             raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
         if self.seed < 0:
@@ -84,19 +92,14 @@ class Settings:
         if self.warmup is not None and not 0 <= self.warmup <= self.steps:
             raise InputError(f"--warmup {self.warmup}: must lie between 0 and --steps {self.steps}")
 
-    def model_config(self, tokenizer):
-        """The LlamaConfig asked for, once the tokenizer is known. Raises InputError if the two do not fit."""
+    def model_config(self):
+        """The LlamaConfig asked for."""
         given = {name: getattr(self, name) for name in SHAPE if getattr(self, name) is not None}
         base = read_config(self.config) if self.config else {}
-        config = LlamaConfig.from_dict({"max_position_embeddings": self.seq_len, **base, **given}, where=self.config or "model")
-        if tokenizer.vocab_size > config.vocab_size:
-            raise InputError(f"--tokenizer {self.tokenizer}: has {tokenizer.vocab_size} ids, the model's vocab_size is "
-                             f"{config.vocab_size}; give --vocab-size {tokenizer.vocab_size} or another tokenizer")
-        config.bos_token_id = config.eos_token_id = tokenizer.end
+        config = LlamaConfig.from_dict(base | given, where=self.config or "model")
+        if not base.keys() & {"max_position_embeddings", "max_sequence_length"}:
+            config.max_position_embeddings = self.seq_len
         return config
-
-    def asked_vocab_size(self):
-        return self.vocab_size or (read_config(self.config).get("vocab_size", 32000) if self.config else 32000)
 
     def to_dict(self):
         return asdict(self)
@@ -120,8 +123,8 @@ def parse(argv):
         kind = {"action": "store_true"} if f.type is bool else {
             "type": {int | None: int, str | None: str, list: str}.get(f.type, f.type), "choices": f.metadata["choices"],
             "metavar": None if f.metadata["choices"] else f.name.upper(), **({"nargs": "+"} if f.type is list else {})}
-        parser.add_argument(*dict.fromkeys(names), dest=f.name, default=None, help=help.replace("%", "%%"), **kind)
-    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v not in (None, False)}
+        parser.add_argument(*dict.fromkeys(names), dest=f.name, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kind)
+    given = vars(parser.parse_args(argv))
     tiny = TINY if given.get("tiny") else {}
     if tiny and "config" in given:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in SHAPE}

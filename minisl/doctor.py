@@ -14,7 +14,8 @@ from minisl.command import Parser, run_command
 
 def python_line():
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return f"{platform.python_version()} on {platform.system()} {platform.machine()}" + ("" if good else "; fix: minisl is tested on 3.11 to 3.13")
+    line = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return line if good else line + "; fix: minisl is tested on 3.11 to 3.13"
 
 
 def packages_line():
@@ -38,7 +39,8 @@ def blas_line():
     if not pools:
         return "not recognised (NumPy may be built on Accelerate or its own loops)"
     pool = pools[0]
-    return f"{pool['internal_api']} {pool['version']}, kernels for {pool.get('architecture', 'unknown')}, {gemm_rate():.0f} GFLOP/s in float32"
+    name, kernels = f"{pool['internal_api']} {pool['version']}", pool.get("architecture", "unknown")
+    return f"{name}, kernels for {kernels}, {gemm_rate():.0f} GFLOP/s in float32"
 
 
 def gemm_rate(n=1024, seconds=0.3):
@@ -81,7 +83,7 @@ def gpu_line():
 
 def disk_line():
     free = shutil.disk_usage(".").free
-    return f"{free / 1e9:.1f} GB free here" + ("" if free > 1e9 else "; fix: a run needs room for its checkpoints, free some space")
+    return f"{free / 1e9:.1f} GB free here" + ("" if free > 1e9 else "; fix: free some, a run needs room for its checkpoints")
 
 
 LINES = {"Python": python_line, "packages": packages_line, "BLAS": blas_line, "threads": threads_line, "Numba": numba_line,
@@ -92,9 +94,10 @@ def main(argv):
     Parser(prog="python -m minisl.doctor", description="Say what this machine offers minisl.").parse_args(argv)
     for name, line in LINES.items():
         try:
-            print(f"{name:10}{line()}")
+            found = line()
         except Exception as error:  # the doctor reports what is broken, whatever it is
-            print(f"{name:10}could not be examined ({type(error).__name__}: {error})")
+            found = f"could not be examined ({type(error).__name__}: {error})"
+        print(f"{name:10}{' '.join(found.split())}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from minisl import checkpoint
 from minisl.autograd import no_grad, ops
 from minisl.backend import array_module
 from minisl.command import Parser, run_command
-from minisl.data import load_corpus, tokenize, validation_batches
+from minisl.data import load_corpus, load_documents, tokenize, validation_batches
+from minisl.errors import InputError
 
 
 def evaluate(model, tokens, n_bytes, batch_size, seq_len):
@@ -33,20 +34,24 @@ def perplexity(loss):
 def main(argv):
     parser = Parser(prog="python -m minisl.evaluate", description="Loss of a trained model on held-out text.")
     parser.add_argument("run", help="a folder that minisl.train wrote")
-    parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it used (left out: the run's held-out documents)")
+    parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it (left out: the run's held-out documents)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
     args = parser.parse_args(argv)
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputError(f"--batch-size {args.batch_size}: must be at least 1")
 
     state = checkpoint.load_state(args.run)
     model, tokenizer = checkpoint.load_model(args.run), checkpoint.load_tokenizer_of(args.run)
-    corpus = load_corpus(args.data or state["settings"]["data"])
-    documents = corpus.train + corpus.validation if args.data else corpus.validation
-    if not args.data:
+    if args.data:
+        name, documents = " ".join(args.data), load_documents(args.data)
+    else:
+        corpus = load_corpus(state["settings"]["data"])
         checkpoint.check_corpus(state, corpus, Path(args.run))
+        name, documents = corpus.name, corpus.validation
     n_bytes = sum(len(d.encode()) for d in documents)
     result = evaluate(model, tokenize(tokenizer, documents), n_bytes, args.batch_size or state["settings"]["batch_size"],
                       state["settings"]["seq_len"])
-    print(f"{args.run}, step {state['step']}, on {corpus.name} ({n_bytes:,} bytes)")
+    print(f"{args.run}, step {state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():
         print(f"{name:14} {value:.4f}")
 

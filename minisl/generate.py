@@ -26,6 +26,8 @@ def generate(model, ids, count, rng, temperature=0.8, top_k=0, stop=None):
             if cache is None or cache.length + len(fresh) > limit:
                 fresh, cache = ids[-max(1, limit // 2):] if len(ids) > limit else ids[:], KVCache(model.config.num_hidden_layers)
             logits = to_numpy(model(xp.asarray([fresh]), cache).data[0, -1])
+            if not np.isfinite(logits).all():
+                raise InputError("the model's logits are not numbers, there is nothing to draw from")
             ids.append(draw(logits.astype(np.float64), rng, temperature, top_k))
             if ids[-1] == stop:
                 return
@@ -39,7 +41,8 @@ def draw(logits, rng, temperature, top_k):
         return int(logits.argmax())
     if 0 < top_k < len(logits):
         logits = np.where(logits >= np.partition(logits, -top_k)[-top_k], logits, -np.inf)
-    p = np.exp((logits - logits.max()) / temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0 makes them -inf
+        p = np.exp((logits - logits.max()) / temperature)
     return int(rng.choice(len(p), p=p / p.sum()))
 
 
@@ -54,7 +57,11 @@ def main(argv):
     args = parser.parse_args(argv)
     for name, low in (("tokens", 1), ("top_k", 0), ("seed", 0), ("temperature", 0)):
         if not low <= getattr(args, name) < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {low}")
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be a finite number, at least {low}")
+    try:
+        args.prompt.encode()
+    except UnicodeEncodeError:
+        raise InputError("--prompt: not UTF-8 text") from None
 
     model, tokenizer = checkpoint.load_model(args.run), checkpoint.load_tokenizer_of(args.run)
     ids = [tokenizer.end, *tokenizer.encode(args.prompt)]

@@ -39,10 +39,14 @@ def read(path):
     records = []
     for n, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if n < len(lines):
-                raise InputError(f"{path}: line {n} is not JSON") from None
+            record = json.loads(line)
+            numbers = all(isinstance(record[key], int | float) for key in ("step", "loss", "tokens"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            numbers = False
+        if numbers:
+            records.append(record)
+        elif n < len(lines):
+            raise InputError(f"{path}: line {n} is not a record of a step")
     return records
 
 

@@ -2,7 +2,7 @@
 
 
 def loss_figure(path, records, title):
-    """Training loss (each step faint, smoothed bold) and validation loss against tokens, saved to `path`.
+    """Training loss (each step faint, the mean of its neighbours bold) and validation loss against tokens, saved to `path`.
 
     records: of metrics.jsonl. Raises ImportError where matplotlib is missing.
     """
@@ -13,14 +13,13 @@ def loss_figure(path, records, title):
 
     tokens = [r["tokens"] / 1e6 for r in records]
     losses = [r["loss"] for r in records]
-    smooth = []
-    for loss in losses:
-        smooth.append(loss if not smooth else 0.95 * smooth[-1] + 0.05 * loss)
+    window = max(1, len(losses) // 50)  # a step's neighbours on both sides
+    smooth = [sum(part) / len(part) for i in range(len(losses)) if (part := losses[max(0, i - window) : i + window + 1])]
     checks = [r for r in records if "val_loss" in r]
 
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     axes.plot(tokens, losses, color="#0072B2", alpha=0.25, linewidth=0.8)
-    axes.plot(tokens, smooth, color="#0072B2", label="training, smoothed")
+    axes.plot(tokens, smooth, color="#0072B2", label="training")
     axes.plot([r["tokens"] / 1e6 for r in checks], [r["val_loss"] for r in checks], "o-", color="#D55E00", label="validation")
     if checks:
         last = checks[-1]

@@ -2,11 +2,12 @@
 
 import math
 import platform
-import shutil
+import shlex
 import signal
 import sys
+import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from minisl.autograd import ops
 from minisl.backend import choose_device, generator, keep_freed_memory
 from minisl.command import run_command
 from minisl.config import MAY_CHANGE, Settings, parse
-from minisl.data import Batches, load_corpus, load_tokenizer, make_tokenizer, tokenize
+from minisl.data import Batches, load_corpus, make_tokenizer, tokenize
 from minisl.errors import InputError
 from minisl.evaluate import evaluate
 from minisl.generate import generate
 from minisl.metrics import Metrics, peak_memory
+from minisl.nn import LlamaConfig
 
 
 def train(settings, run, resumed=None):
@@ -36,10 +38,11 @@ def train(settings, run, resumed=None):
     corpus = load_corpus(settings.data)
     if resumed:
         checkpoint.check_corpus(resumed, corpus, run)
-        tokenizer = load_tokenizer(run / "tokenizer.json")
+        config, tokenizer = LlamaConfig.from_json(run / "config.json"), checkpoint.load_tokenizer_of(run)
     else:
-        tokenizer = make_tokenizer(settings.tokenizer, corpus.train, settings.asked_vocab_size())
-    config = settings.model_config(tokenizer)
+        config = settings.model_config()
+        tokenizer = make_tokenizer(settings.tokenizer, corpus.train, config.vocab_size)
+        config.bos_token_id = config.eos_token_id = tokenizer.end
     tokens, held_out = (tokenize(tokenizer, documents, run) for documents in (corpus.train, corpus.validation))
     held_out_bytes = sum(len(d.encode()) for d in corpus.validation)
     batches = Batches(tokens, settings.batch_size, settings.seq_len, settings.seed)
@@ -63,17 +66,18 @@ def train(settings, run, resumed=None):
     def save():
         checkpoint.save(run, model, optimizer, {
             "step": step, "batches": step * settings.accumulate, "settings": options,
-            "rng": {"seed": settings.seed, "note": "every random stream is a function of this seed, its purpose and its position"},
+            "rng": {"seed": settings.seed, "note": "every stream is a function of the seed, its purpose and its position"},
             "corpus": {"name": corpus.name, "sha256": corpus.sha256},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}})
 
-    metrics = Metrics(run / "metrics.jsonl", step)
     warmup = settings.steps // 10 if settings.warmup is None else settings.warmup
     per_step = settings.batch_size * settings.accumulate * settings.seq_len
     parameters, busy, first = model.parameters(), 0.0, step
     stopped = False
 
-    with finish_step_on_ctrl_c() as asked_to_stop, tqdm(total=settings.steps, initial=step, unit="step", dynamic_ncols=True) as bar:
+    with (closing(Metrics(run / "metrics.jsonl", step)) as metrics, finish_step_on_ctrl_c() as asked_to_stop,
+          np.errstate(over="ignore", invalid="ignore"),  # a loss that is no number is looked for below
+          tqdm(total=settings.steps, initial=step, unit="step", dynamic_ncols=True) as bar):
         while step < settings.steps and not stopped:
             started = time.perf_counter()
             optimizer.lr = optim.learning_rate(step + 1, peak=settings.lr, steps=settings.steps, warmup=warmup,
@@ -86,7 +90,8 @@ def train(settings, run, resumed=None):
                 mean_loss += loss.item()
             norm = optim.clip_grad_norm(parameters, settings.clip_norm) if settings.clip_norm else optim.grad_norm(parameters)
             if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-                return report_nan(run, step + 1, mean_loss, norm)
+                bar.close()
+                return report_nan(run, step + 1, f"loss is {mean_loss}, gradient norm {norm}")
             optimizer.step()
             model.zero_grad()
             step += 1
@@ -98,17 +103,19 @@ def train(settings, run, resumed=None):
             last, stopped = step == settings.steps, bool(asked_to_stop)
             if last or step % settings.eval_every == 0:
                 record |= evaluate(model, held_out, held_out_bytes, settings.batch_size, settings.seq_len)
+                if not math.isfinite(record["val_loss"]):
+                    bar.close()
+                    return report_nan(run, step, f"validation loss is {record['val_loss']}")
                 bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
             metrics.append(record)
             bar.set_postfix_str(f"loss {mean_loss:.3f}, {per_step * (step - first) / busy:,.0f} tokens/s", refresh=False)
             bar.update()
             if last or stopped or step % settings.save_every == 0:
                 save()
-    metrics.close()
 
     draw_loss(run, metrics.records, f"{settings.method}, {model.num_parameters() / 1e6:.2f}M parameters")
     if stopped and step < settings.steps:
-        print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {run}")
+        print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {shlex.quote(str(run))}")
         return 130
     text = tokenizer.decode(list(generate(model, [tokenizer.end], 200, generator(settings.seed, "sample"), stop=tokenizer.end)))
     checkpoint.write_text(run / "sample.txt", text + "\n")
@@ -137,10 +144,10 @@ def finish_step_on_ctrl_c():
         signal.signal(signal.SIGINT, before)
 
 
-def report_nan(run, step, loss, norm):
-    kept = f"the checkpoint of step {checkpoint.load_state(run)['step']} is kept" if (run / "state.json").exists() else "no checkpoint yet"
-    print(f"error: step {step}: loss is {loss}, gradient norm {norm}; training stopped, {kept} "
-          "(try a lower --lr or --clip-norm 1)", file=sys.stderr)
+def report_nan(run, step, what):
+    saved = (run / "state.json").exists()
+    kept = f"the checkpoint of step {checkpoint.load_state(run)['step']} is kept" if saved else "no checkpoint yet"
+    print(f"error: step {step}: {what}; training stopped, {kept} (try a lower --lr or --clip-norm 1)", file=sys.stderr)
     return 1
 
 
@@ -148,10 +155,11 @@ def draw_loss(run, records, title):
     try:
         from minisl.plot import loss_figure
 
-        with checkpoint.replacing(run / "loss.png") as path:
+        with checkpoint.replacing(run / "loss.png") as [path]:
             loss_figure(path, records, title)
-    except ImportError as error:
-        print(f"no loss.png: matplotlib does not import ({error})", file=sys.stderr)
+    except Exception as error:  # a matplotlib that is missing or broken must not cost the run
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"no loss.png: matplotlib does not work here ({why})", file=sys.stderr)
 
 
 def print_summary(run, model, record, tokens_per_second, text):
@@ -162,7 +170,7 @@ def print_summary(run, model, record, tokens_per_second, text):
             ("perplexity", f"{record['perplexity']:.2f}"), ("bits per byte", f"{record['bits_per_byte']:.4f}")]
     print("\n" + "\n".join(f"  {name:16}{value:>16}" for name, value in rows))
     print(f"\nA sample:\n\n{text.strip()}\n\n{run} holds the model, loss.png and sample.txt. "
-          f"More text: python -m minisl.generate {run} --prompt 'The '")
+          f"More text: python -m minisl.generate {shlex.quote(str(run))} --prompt 'The '")
 
 
 def prepare(argv):
@@ -171,16 +179,13 @@ def prepare(argv):
     if settings.resume:
         run = Path(settings.resume)
         state = checkpoint.load_state(run)
-        try:
-            saved = Settings(**state["settings"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{run / 'state.json'}: not written by minisl.train ({error})") from None
+        saved = Settings(**state["settings"])
         for name in sorted(given):
             if name in MAY_CHANGE:
                 continue
             if getattr(settings, name) != getattr(saved, name):
-                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {getattr(saved, name)}, it cannot go on "
-                                 f"with {getattr(settings, name)}")
+                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {getattr(saved, name)}, "
+                                 f"it cannot go on with {getattr(settings, name)}")
         if settings.out and Path(settings.out) != run:
             raise InputError(f"--out {settings.out}: a resumed run stays in its folder {run}")
         for name in MAY_CHANGE & given:
@@ -190,11 +195,13 @@ def prepare(argv):
             raise InputError(f"--resume {run}: already at step {state['step']} of {saved.steps}; give a larger --steps to go on")
         return saved, run, state
     run = Path(settings.out) if settings.out else next_run(settings.method)
-    if (run / "state.json").exists():
-        raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run / "config.json", "{}")  # can we write here?
+        run.mkdir(parents=True, exist_ok=settings.out is not None)
+        if (run / "state.json").exists():
+            raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
+        if any(run.iterdir()):
+            raise InputError(f"--out {run}: is not empty; choose another folder")
+        tempfile.TemporaryFile(dir=run).close()  # can we write here?
     except OSError as error:
         raise InputError(f"--out {run}: cannot be written ({error.strerror})") from None
     return settings, run, None
@@ -209,12 +216,11 @@ def next_run(method):
 def main(argv):
     settings, run, state = prepare(argv)
     keep_freed_memory()
-    fresh = not any(p.name != "config.json" for p in run.iterdir())
     try:
         return train(settings, run, state)
-    except InputError:
-        if fresh and state is None:  # nothing was trained: leave no folder behind
-            shutil.rmtree(run)
+    except BaseException:
+        with suppress(OSError):  # nothing was written yet: leave no empty folder behind
+            run.rmdir()
         raise
 
 

@@ -1,6 +1,6 @@
 """Reverse-mode automatic differentiation over NumPy or CuPy arrays."""
 
-from minisl.autograd.tensor import Function, Tensor, no_grad  # isort: skip  (ops need Tensor)
+from minisl.autograd.tensor import Function, Tensor, no_grad
 from minisl.autograd.checkpoint import checkpoint
 from minisl.autograd.gradcheck import GradcheckError, gradcheck
 

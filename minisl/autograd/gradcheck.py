@@ -78,7 +78,8 @@ def compare(name, argument, shape, derived, measured, tolerance, full):
         raise GradcheckError(f"{name}: argument {argument}: the function is not finite near the input")
     largest = abs(measured).max()
     if largest == 0 and not derived.any():
-        raise GradcheckError(f"{name}: argument {argument}: derivative is zero everywhere, so this check cannot fail; choose other inputs")
+        raise GradcheckError(f"{name}: argument {argument}: the derivative is zero everywhere, so this check cannot fail; "
+                             "choose other inputs")
     scale = np.maximum(np.maximum(abs(derived), abs(measured)), 1e-3 * largest)
     error = np.where(np.isfinite(derived), abs(derived - measured) / scale, math.inf)
     row, column = np.unravel_index(error.argmax(), error.shape)

@@ -245,4 +245,4 @@ def count_uses(root):
     return uses
 
 
-from minisl.autograd import ops  # noqa: E402  the ops are built from Tensor and Function
+from minisl.autograd import ops  # noqa: E402  at the end: the ops are built from Tensor and Function

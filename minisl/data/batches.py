@@ -19,7 +19,8 @@ class Batches:
         self.tokens, self.batch_size, self.seq_len, self.seed = tokens, batch_size, seq_len, seed
         self.sequences = (len(tokens) - 1) // seq_len
         if self.sequences < 1:
-            raise InputError(f"--data: {len(tokens)} training tokens are too few for one sequence of --seq-len {seq_len} and its label")
+            raise InputError(f"--data: {len(tokens)} training tokens are too few for one sequence of --seq-len {seq_len} "
+                             "and its label")
         self.order = lru_cache(maxsize=2)(self._order)
 
     def __call__(self, k):

@@ -29,21 +29,34 @@ def load_corpus(sources=("python-docs",)):
     """A Corpus from "python-docs", "python-source", or UTF-8 files, folders and globs.
 
     Every 20th document is held out. With fewer than 20, the last 20th of each (from a line break on) is.
-    Raises InputError: nothing there, empty, not UTF-8.
+    Raises InputError: nothing there, empty, not UTF-8, too little to hold any out.
     """
-    documents = [d for source in sources for d in read(source) if d.strip()]
-    name = " ".join(sources)
-    if not documents:
-        raise InputError(f"--data {name}: no text in it")
+    documents, name = load_documents(sources), " ".join(sources)
     digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
     if len(documents) >= HOLD_OUT:
         validation = documents[HOLD_OUT - 1 :: HOLD_OUT]
         train = [d for i, d in enumerate(documents) if i % HOLD_OUT != HOLD_OUT - 1]
     else:
-        cuts = [d.rfind("\n", 0, len(d) - len(d) // HOLD_OUT) + 1 or len(d) - len(d) // HOLD_OUT for d in documents]
+        cuts = [cut(d) for d in documents]
         train = [d[:c] for d, c in zip(documents, cuts)]
         validation = [d[c:] for d, c in zip(documents, cuts) if d[c:].strip()]
+    if not validation:
+        raise InputError(f"--data {name}: too little text to hold out a {HOLD_OUT}th of it for validation")
     return Corpus(name, train, validation, digest)
+
+
+def cut(document):
+    """Where the held-out end starts: at a line from 90 % on if there is one, and by 95 % in any case."""
+    end = len(document) - len(document) // HOLD_OUT
+    return document.rfind("\n", end - len(document) // HOLD_OUT, end) + 1 or end
+
+
+def load_documents(sources):
+    """All documents of the sources, whole. Raises InputError: nothing there, empty, not UTF-8."""
+    documents = [d for source in sources for d in read(source) if d.strip()]
+    if not documents:
+        raise InputError(f"--data {' '.join(sources)}: no text in it")
+    return documents
 
 
 def read(source):
@@ -52,9 +65,11 @@ def read(source):
         return python_docs()
     if source == "python-source":
         return python_source()
+    if not source:
+        raise InputError("--data: must not be empty")
     path = Path(source)
     if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
     else:
         paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
     if not paths:
@@ -72,12 +87,12 @@ def read_text(path):
 
 
 def python_docs():
-    """The language reference's topics and every docstring of the standard library, each once, by file and line."""
+    """The language reference's topics and every docstring of the standard library, each text once, sorted."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
         topics = {}
-    documents = [topics[name] for name in sorted(topics)]
+    documents = set(topics.values())
     collecting = gc.isenabled()
     gc.disable()  # millions of short-lived syntax nodes, no cycles: collecting them takes longer than parsing
     try:
@@ -85,13 +100,13 @@ def python_docs():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in old modules
                 try:
-                    documents += docstrings(ast.parse(text))
+                    documents.update(docstrings(ast.parse(text)))
                 except (SyntaxError, ValueError):
                     pass  # a template, not a module
     finally:
         if collecting:
             gc.enable()
-    return list(dict.fromkeys(documents))
+    return sorted(documents)
 
 
 def python_source():

@@ -16,7 +16,10 @@ class Tokenizer:
 
     def __init__(self, inner, where="tokenizer"):
         self.inner = inner
-        self.vocab_size = inner.get_vocab_size()
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = True  # a mark that is spelled out in a text is text
+        self.vocab_size = max(inner.get_vocab().values(), default=-1) + 1  # a given file may leave ids out
         known = (inner.token_to_id(t) for t in (END, "</s>", "<eos>", "<|end_of_text|>"))
         self.end = next((i for i in known if i is not None), None)
         if self.end is None:
@@ -43,10 +46,8 @@ class Tokenizer:
 def make_tokenizer(kind, documents, vocab_size):
     """A tokenizer by name: "bytes" (257 ids), "bpe" (byte-level, trained on the documents), or a tokenizer.json path.
 
-    Raises InputError: no such file, or a BPE vocabulary too small for the 256 bytes and the end mark.
+    vocab_size: how many ids it may have. Raises InputError: no such file, more ids than that, or too few for a BPE.
     """
-    if kind == "bytes":
-        return Tokenizer(byte_level(models.BPE({c: i + 1 for i, c in enumerate(alphabet())} | {END: 0}, [])))
     if kind == "bpe":
         if vocab_size < 257:
             raise InputError(f"--vocab-size {vocab_size}: byte-level BPE needs at least 257 (256 bytes and the end mark)")
@@ -54,7 +55,14 @@ def make_tokenizer(kind, documents, vocab_size):
         inner.train_from_iterator(documents, trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet(), show_progress=False))
         return Tokenizer(inner)
-    return load_tokenizer(kind)
+    if kind == "bytes":
+        tokenizer = Tokenizer(byte_level(models.BPE({c: i + 1 for i, c in enumerate(alphabet())} | {END: 0}, [])))
+    else:
+        tokenizer = load_tokenizer(kind)
+    if tokenizer.vocab_size > vocab_size:
+        raise InputError(f"--tokenizer {kind}: has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}; "
+                         f"give --vocab-size {tokenizer.vocab_size} or another tokenizer")
+    return tokenizer
 
 
 def load_tokenizer(path):

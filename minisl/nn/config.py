@@ -45,13 +45,13 @@ class LlamaConfig:
         for f in fields(self):
             value = getattr(self, f.name)
             token_id = f.name.endswith("token_id")
-            if f.type is float and type(value) is int:
-                value = float(value)
-                setattr(self, f.name, value)
-            if type(value) is not f.type and not (token_id and (value is None or type(value) is int)):
+            allowed = (int, type(None)) if token_id else (int, float) if f.type is float else (f.type,)
+            if type(value) not in allowed:
                 raise InputError(f"config: {f.name} is {value!r}; it must be {'an int or null' if token_id else f.type.__name__}")
-            if f.type in (int, float) and f.name != "num_key_value_heads" and not 0 < value < float("inf"):
-                raise InputError(f"config: {f.name} is {value}; it must be a positive number")
+            if f.type in (int, float) and f.name != "num_key_value_heads" and not 0 < value < 2**31:
+                raise InputError(f"config: {f.name} is {value}; it must be a positive number below {2**31}")
+            if f.type is float:
+                setattr(self, f.name, float(value))
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % heads or self.hidden_size // heads % 2:
@@ -70,10 +70,10 @@ class LlamaConfig:
         given = dict(given)
         if "max_sequence_length" in given:  # the public SLTrain and GaLore configs
             given.setdefault("max_position_embeddings", given.pop("max_sequence_length"))
-        rope = given.pop("rope_parameters", None) or {}  # transformers 5
-        if rope.get("rope_type", "default") != "default":
-            raise InputError(f"{where}: rope_type is {rope['rope_type']!r}; only 'default' is understood")
-        given.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+        rope = given.pop("rope_parameters", None) or {}  # transformers 5, where it overrules rope_theta
+        if not isinstance(rope, dict) or {rope.get("rope_type", "default"), rope.get("type", "default")} != {"default"}:
+            raise InputError(f"{where}: rope_parameters is {rope!r}; only the rope_type 'default' is understood")
+        given |= {k: v for k, v in rope.items() if k == "rope_theta"}
         if given.get("num_key_value_heads") is None:
             given.pop("num_key_value_heads", None)
         for key, only in REQUIRED.items():
@@ -93,7 +93,8 @@ class LlamaConfig:
             raise InputError(f"{where}: {missing[0]} is missing")
         config = cls(**given)
         if head_dim not in (None, config.head_dim):
-            raise InputError(f"{where}: head_dim is {head_dim!r}; it must be hidden_size / num_attention_heads = {config.head_dim}")
+            raise InputError(f"{where}: head_dim is {head_dim!r}; it must be hidden_size / num_attention_heads = "
+                             f"{config.head_dim}")
         return config
 
     @classmethod
@@ -113,7 +114,7 @@ def read_json(path):
         value = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")

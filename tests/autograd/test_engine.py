@@ -115,7 +115,7 @@ def test_second_loss_on_a_used_trunk():
     x = leaf(2.0)
     trunk = x * x
     (trunk * 3.0).sum().backward()
-    with pytest.raises(RuntimeError, match="Mul was already used"):
+    with pytest.raises(RuntimeError, match="Mul was already"):
         (trunk * 5.0).sum().backward()
 
 
@@ -143,7 +143,7 @@ class TooFew(WrongShape):
 
 def test_backward_that_forgets_an_argument():
     a, b = (Tensor(np.ones((2, 2)), requires_grad=True) for _ in range(2))
-    with pytest.raises(ValueError, match="TooFew.backward returned 1 gradients for 2 arguments"):
+    with pytest.raises(ValueError, match=r"TooFew\.backward returned 1 gradients for 2 arguments"):
         TooFew.apply(a, b).sum().backward()
 
 

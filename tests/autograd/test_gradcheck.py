@@ -50,7 +50,7 @@ def test_rejects_one_wrong_entry_and_names_it(rng):
             d[1, 2] *= 1.5
             return d
 
-    with pytest.raises(GradcheckError, match=r"OneWrong: argument 0, index \(1, 2\): derived \S+, measured \S+ \(relative error 3.3e-01"):
+    with pytest.raises(GradcheckError, match=r"OneWrong: argument 0, index \(1, 2\): derived \S+, measured \S+ .*3.3e-01"):
         gradcheck(OneWrong.apply, rng.standard_normal(SMALL))
 
 
@@ -63,7 +63,7 @@ def test_names_the_argument(rng):
 
         @staticmethod
         def backward(ctx, grad):
-            a, b = ctx.saved
+            _, b = ctx.saved
             return grad * b, grad * b
 
     with pytest.raises(GradcheckError, match="SecondWrong: argument 1"):

@@ -119,7 +119,7 @@ class TestStateDict:
 class TestConfig:
     def test_hugging_face_and_public_sltrain_keys(self, capsys):
         config = LlamaConfig.from_dict(BASE | {"max_sequence_length": 77, "model_type": "llama", "hidden_act": "silu",
-                                               "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
+                                               "rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
         assert (config.max_position_embeddings, config.num_key_value_heads, config.rope_theta) == (77, 4, 5e5)
         assert capsys.readouterr().err == ""
 
@@ -135,9 +135,12 @@ class TestConfig:
     @pytest.mark.parametrize(("change", "match"), [
         ({"hiden_size": 16}, r"'hiden_size'; did you mean 'hidden_size'"), ({"hidden_size": "16"}, "hidden_size is '16'"),
         ({"hidden_size": True}, "hidden_size is True"), ({"hidden_size": 0}, "hidden_size is 0"), ({"hidden_size": 15}, "heads"),
-        ({"hidden_size": 12}, "even width"), ({"num_key_value_heads": 3}, "num_key_value_heads is 3"), ({"rms_norm_eps": -1.0}, "eps"),
-        ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"), ({"attention_bias": True}, "attention_bias"), ({"head_dim": 8}, "head_dim"),
+        ({"hidden_size": 12}, "even width"), ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
+        ({"rms_norm_eps": -1.0}, "eps"),
+        ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"), ({"attention_bias": True}, "attention_bias"),
+        ({"head_dim": 8}, "head_dim"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling"), ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        ({"rope_parameters": {"type": "linear"}}, "linear"),
         ({"rope_theta": float("inf")}, "rope_theta"), ({"vocab_size": 1e4}, "vocab_size")])
     def test_wrong_values_are_refused_by_name(self, change, match):
         given = BASE | change

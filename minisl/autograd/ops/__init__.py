@@ -1,7 +1,21 @@
 """Every differentiable op, by kind. Functions here take Tensors (or numbers and arrays) and return a Tensor."""
 
 from minisl.autograd.ops.elementwise import (
-    add, div, exp, log, maximum, mul, neg, power, rsqrt, sigmoid, silu, sqrt, sub, tanh, where,
+    add,
+    div,
+    exp,
+    log,
+    maximum,
+    mul,
+    neg,
+    power,
+    rsqrt,
+    sigmoid,
+    silu,
+    sqrt,
+    sub,
+    tanh,
+    where,
 )
 from minisl.autograd.ops.fused import attention, cross_entropy, linear, rms_norm, rope, swiglu
 from minisl.autograd.ops.index import embedding, gather, getitem

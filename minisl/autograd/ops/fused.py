@@ -11,6 +11,7 @@ from minisl.autograd.ops.elementwise import logistic
 from minisl.autograd.tensor import Function
 from minisl.backend import IGNORE_LABEL, array_module
 
+
 class Linear(Function):
     """Y = X W^T with X (..., in), W (out, in).    dX = dY W,  dW = dY^T X"""
 

@@ -72,5 +72,6 @@ def gather(x, index, axis=-1):
 def embedding(weight, ids):
     """weight (V, D), ids any shape of integers in 0..V-1: (..., D). Raises IndexError for an id outside."""
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
-        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; the table has rows 0..{weight.shape[0] - 1}")
+        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; "
+                         f"the table has rows 0..{weight.shape[0] - 1}")
     return Embedding.apply(weight, ids=ids)

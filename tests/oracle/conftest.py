@@ -1,0 +1,9 @@
+import pytest
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Arrays here are tiny: threads of NumPy and PyTorch would only wait for each other."""
+    with threadpool_limits(1):
+        yield
