@@ -18,12 +18,13 @@ CONFIG_FOLDERS = (HERE.parent / "data" / "configs", HERE / "configs")  # in a ch
 TINY = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
     "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
-    "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
+    "threads": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "activation_checkpointing"}
+MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
+              "activation_checkpointing"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -65,6 +66,7 @@ class Settings:
     device: str = flag("cpu", "where to run", choices=("cpu", "cuda"))
     algorithm: str = flag("auto", "how SLTrain layers multiply", choices=ALGORITHMS)
     backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
+    threads: int = flag(1, "parts of a batch computed at the same time; 1 leaves the cores to BLAS")
     activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
     eval_every: int = flag(1000, "updates between evaluations", "--eval_every")
     save_every: int = flag(1000, "updates between checkpoints", "--save_every")

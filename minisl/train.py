@@ -25,6 +25,7 @@ from minisl.evaluate import evaluate
 from minisl.generate import generate
 from minisl.metrics import Metrics, peak_memory
 from minisl.nn import LlamaConfig
+from minisl.parallel import Workers
 
 
 def train(settings, run, resumed=None):
@@ -72,8 +73,12 @@ def train(settings, run, resumed=None):
 
     warmup = settings.steps // 10 if settings.warmup is None else settings.warmup
     per_step = settings.batch_size * settings.accumulate * settings.seq_len
-    parameters, busy, first = model.parameters(), 0.0, step
-    stopped = False
+    workers = Workers(settings.threads if xp is np else 1)
+    parameters, busy, first, stopped = model.parameters(), 0.0, step, False
+
+    def loss_of(inputs, labels):
+        """These rows' share of the update's mean loss."""
+        return ops.cross_entropy(model(inputs), labels, reduction="sum") * (1 / per_step)
 
     with (closing(Metrics(run / "metrics.jsonl", step)) as metrics, finish_step_on_ctrl_c() as asked_to_stop,
           np.errstate(over="ignore", invalid="ignore"),  # a loss that is no number is looked for below
@@ -85,9 +90,7 @@ def train(settings, run, resumed=None):
             mean_loss = 0.0
             for k in range(settings.accumulate):
                 inputs, labels = (xp.asarray(a) for a in batches(step * settings.accumulate + k))
-                loss = ops.cross_entropy(model(inputs), labels) * (1 / settings.accumulate)
-                loss.backward()
-                mean_loss += loss.item()
+                mean_loss += workers.backward(loss_of, inputs, labels)
             norm = optim.clip_grad_norm(parameters, settings.clip_norm) if settings.clip_norm else optim.grad_norm(parameters)
             if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                 bar.close()

@@ -1,6 +1,6 @@
 """Activation checkpointing: keep a block's inputs, run it again in the backward pass (Chen et al. 2016)."""
 
-from minisl.autograd.tensor import Function, Tensor, recording, walk_back
+from minisl.autograd.tensor import Function, Tensor, recording
 
 
 class Checkpoint(Function):
@@ -20,7 +20,7 @@ class Checkpoint(Function):
         with recording(True):
             output = function(*leaves[: len(inputs)])
         found = {}
-        walk_back(output.node or output, grad, found.__setitem__)
+        output.backward(grad, deliver=found.__setitem__)
         return tuple(found.get(leaf) for leaf in leaves)
 
 

@@ -82,10 +82,11 @@ class Tensor:
             raise ValueError("gradient hooks are for leaf tensors with requires_grad=True")
         self._hooks.append(hook)
 
-    def backward(self, gradient=None):
+    def backward(self, gradient=None, deliver=None):
         """Add d(self)/d(leaf) to `leaf.grad` for every leaf that self was computed from.
 
         gradient: dL/d(self), an array of self's shape; may be left out for a scalar (then 1).
+        deliver: called as deliver(leaf, gradient) instead; the array may be shared and must not be changed.
         Raises RuntimeError: self was not computed from a tensor with requires_grad, or its graph was used before.
         """
         if not self.requires_grad:
@@ -96,7 +97,7 @@ class Tensor:
             gradient = array_module(self.data).ones_like(self.data)
         if gradient.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {gradient.shape}, the tensor {self.shape}")
-        walk_back(self.node or self, gradient, Tensor.accumulate)
+        walk_back(self.node or self, gradient, deliver or Tensor.accumulate)
 
     def accumulate(self, gradient):
         """Take a finished gradient: copied when it is the first, so that no two tensors ever share one."""

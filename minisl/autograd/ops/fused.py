@@ -201,7 +201,7 @@ def cross_entropy(logits, labels, reduction="mean"):
     """Negative log-likelihood in nats of integer `labels` (...) under `logits` (..., V); label -100 is ignored.
 
     reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
-    Raises ValueError: no label counts, or shapes differ; IndexError: a label outside 0..V-1.
+    Raises ValueError: the mean of no labels, or shapes differ; IndexError: a label outside 0..V-1.
     """
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, got {labels.shape}")
@@ -211,7 +211,7 @@ def cross_entropy(logits, labels, reduction="mean"):
     bad = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= vocab))
     if bad.any():
         raise IndexError(f"cross_entropy: label {int(labels[bad][0])} is outside 0..{vocab - 1} (and not {IGNORE_LABEL})")
-    if (labels == IGNORE_LABEL).all():
+    if reduction == "mean" and (labels == IGNORE_LABEL).all():
         raise ValueError("cross_entropy: every label is ignored, the mean over none is undefined")
     return CrossEntropy.apply(logits.reshape(-1, vocab), labels=labels, mean=reduction == "mean")
 
