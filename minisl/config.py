@@ -17,13 +17,14 @@ HERE = Path(__file__).resolve().parent
 CONFIG_FOLDERS = (HERE.parent / "data" / "configs", HERE / "configs")  # in a checkout; in an installed wheel
 TINY = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
+    "initializer_range": 0.005, "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
     "threads": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
 MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
               "activation_checkpointing"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
 COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads")
 
 
@@ -61,6 +62,7 @@ class Settings:
     num_hidden_layers: int | None = flag(None, "override the config")
     num_attention_heads: int | None = flag(None, "override the config")
     num_key_value_heads: int | None = flag(None, "override the config")
+    initializer_range: float | None = flag(None, "override the config: std of embeddings and head at the start")
     seed: int = flag(42, "of weights, support, data order and sample")
     dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
     device: str = flag("cpu", "where to run", choices=("cpu", "cuda"))
@@ -96,7 +98,7 @@ class Settings:
 
     def model_config(self):
         """The LlamaConfig asked for."""
-        given = {name: getattr(self, name) for name in SHAPE if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
         base = read_config(self.config) if self.config else {}
         config = LlamaConfig.from_dict(base | given, where=self.config or "model")
         if not base.keys() & {"max_position_embeddings", "max_sequence_length"}:
@@ -122,14 +124,15 @@ def parse(argv):
         default = f.default if f.default is not MISSING else " ".join(f.default_factory())
         names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]
         help = f.metadata["help"] + ("" if default in (None, False) else f" (default: {default})")
+        plain = {int | None: int, float | None: float, str | None: str, list: str}.get(f.type, f.type)
         kind = {"action": "store_true"} if f.type is bool else {
-            "type": {int | None: int, str | None: str, list: str}.get(f.type, f.type), "choices": f.metadata["choices"],
-            "metavar": None if f.metadata["choices"] else f.name.upper(), **({"nargs": "+"} if f.type is list else {})}
+            "type": plain, "choices": f.metadata["choices"], "metavar": None if f.metadata["choices"] else f.name.upper(),
+            **({"nargs": "+"} if f.type is list else {})}
         parser.add_argument(*dict.fromkeys(names), dest=f.name, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kind)
     given = vars(parser.parse_args(argv))
     tiny = TINY if given.get("tiny") else {}
     if tiny and "config" in given:  # the shape comes from the config then
-        tiny = {k: v for k, v in tiny.items() if k not in SHAPE}
+        tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}
     settings = Settings(**{**tiny, **given})
     if not (settings.tiny or settings.config or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")

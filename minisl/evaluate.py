@@ -3,28 +3,34 @@
 import math
 from pathlib import Path
 
+import numpy as np
+
 from minisl import checkpoint
 from minisl.autograd import no_grad, ops
-from minisl.backend import array_module
+from minisl.backend import IGNORE_LABEL, array_module
 from minisl.command import Parser, run_command
 from minisl.data import load_corpus, load_documents, tokenize, validation_batches
 from minisl.errors import InputError
 
 
-def evaluate(model, tokens, n_bytes, batch_size, seq_len):
+def evaluate(model, tokens, n_bytes, end, batch_size, seq_len):
     """Loss over a stream of tokens, every one but the first predicted once.
 
-    n_bytes: length in UTF-8 of the text behind the tokens. Returns val_loss (nats per token, the token-weighted mean),
-    perplexity = exp(val_loss), and bits_per_byte = total nats / ln 2 / n_bytes, which does not depend on the tokenizer.
+    n_bytes: length in UTF-8 of the text behind the tokens; end: the id of the mark between documents.
+    Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
+    bits_per_byte = nats of the text's tokens / ln 2 / n_bytes: the marks are no text. It does not depend on the tokenizer.
     """
     xp = array_module(model.parameters()[0].data)
-    nats, count = 0.0, 0
+    nats, mark_nats, count = 0.0, 0.0, 0
     with no_grad():
         for inputs, labels in validation_batches(tokens, batch_size, seq_len):
-            loss = ops.cross_entropy(model(xp.asarray(inputs)), xp.asarray(labels), reduction="sum")
-            nats += loss.item()
-            count += int((labels >= 0).sum())
-    return {"val_loss": nats / count, "bits_per_byte": nats / math.log(2) / n_bytes, "perplexity": perplexity(nats / count)}
+            logits = model(xp.asarray(inputs))
+            marks = np.where(labels == end, end, IGNORE_LABEL)
+            nats += ops.cross_entropy(logits, xp.asarray(labels), reduction="sum").item()
+            mark_nats += ops.cross_entropy(logits, xp.asarray(marks), reduction="sum").item()
+            count += int((labels != IGNORE_LABEL).sum())
+    return {"val_loss": nats / count, "bits_per_byte": (nats - mark_nats) / math.log(2) / n_bytes,
+            "perplexity": perplexity(nats / count)}
 
 
 def perplexity(loss):
@@ -49,8 +55,9 @@ def main(argv):
         checkpoint.check_corpus(state, corpus, Path(args.run))
         name, documents = corpus.name, corpus.validation
     n_bytes = sum(len(d.encode()) for d in documents)
-    result = evaluate(model, tokenize(tokenizer, documents), n_bytes, args.batch_size or state["settings"]["batch_size"],
-                      state["settings"]["seq_len"])
+    settings = state["settings"]
+    result = evaluate(model, tokenize(tokenizer, documents), n_bytes, tokenizer.end,
+                      args.batch_size or settings["batch_size"], settings["seq_len"])
     print(f"{args.run}, step {state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():
         print(f"{name:14} {value:.4f}")

@@ -105,7 +105,7 @@ def train(settings, run, resumed=None):
                       "tokens_per_second": per_step / taken, "grad_norm": norm}
             last, stopped = step == settings.steps, bool(asked_to_stop)
             if last or step % settings.eval_every == 0:
-                record |= evaluate(model, held_out, held_out_bytes, settings.batch_size, settings.seq_len)
+                record |= evaluate(model, held_out, held_out_bytes, tokenizer.end, settings.batch_size, settings.seq_len)
                 if not math.isfinite(record["val_loss"]):
                     bar.close()
                     return report_nan(run, step, f"validation loss is {record['val_loss']}")
@@ -120,7 +120,7 @@ def train(settings, run, resumed=None):
     if stopped and step < settings.steps:
         print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {shlex.quote(str(run))}")
         return 130
-    text = tokenizer.decode(list(generate(model, [tokenizer.end], 200, generator(settings.seed, "sample"), stop=tokenizer.end)))
+    text = tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(settings.seed, "sample")))
     checkpoint.write_text(run / "sample.txt", text + "\n")
     print_summary(run, model, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
     return 0

@@ -5,6 +5,7 @@ import numpy as np
 from minisl import Tensor, gradcheck
 from minisl.methods import full, low_rank
 from minisl.methods.sltrain import SLLinear, sample_support
+from minisl.nn import Linear
 
 SETTINGS = {"rank": 3, "delta": 0.3, "alpha": 6.0, "learned_scale": False, "algorithm": "auto", "backend": "auto"}
 
@@ -82,9 +83,11 @@ def check_low_rank():
 
 
 def check_full():
-    one = full.linear(100, 80, np.random.default_rng(0), "float64", initializer_range=0.02)
+    """y = x W^T, W normal with deviation 0.02; the model's own dense layers have the one they are given."""
+    one = full.linear(100, 80, np.random.default_rng(0), "float64")
     assert one.weight.shape == (80, 100)
     assert abs(one.weight.data.std() - 0.02) < 0.001
+    assert abs(Linear(100, 80, np.random.default_rng(0), std=0.03).weight.data.std() - 0.03) < 0.001
     x = Tensor(np.random.default_rng(2).standard_normal((3, 100)))
     np.testing.assert_allclose(one(x).data, x.data @ one.weight.data.T, rtol=1e-12, atol=1e-12)
 

@@ -1,6 +1,8 @@
 """The shipped tests reject every implementation listed here. Each is a mistake that people make."""
 
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +12,18 @@ from mutation import load, mutated, patched, rejected
 from op_cases import CASES, check_composed, check_float32, check_gradient, check_value
 from optim_checks import check_adamw, check_adamw_state, check_clip, check_schedule
 
+from minisl import evaluate, parallel
 from minisl.autograd import Function, Tensor, tensor
 from minisl.autograd.ops import elementwise, fused, index, reduce, shape
 from minisl.autograd.ops.matmul import MatMul
+from minisl.data import batches, corpora, make_tokenizer, tokenizers
 from minisl.kernels import Support, numpy_backend, reference
-from minisl.methods import low_rank, sltrain
-from minisl.methods.full import Linear
-from minisl.nn.layers import Embedding  # noqa: F401  so that all ops are loaded
+from minisl.methods import full, low_rank, sltrain
+from minisl.nn import Linear
 from minisl.optim import adamw, clip, schedules
 
-engine, ops_tests, kernel_tests = (load(f"{p}.py") for p in ("autograd/test_engine", "autograd/test_ops", "kernels/test_sl_linear"))
-gradcheck_tests = load("autograd/test_gradcheck.py")
+engine, ops_tests = (load(f"{p}.py") for p in ("autograd/test_engine", "autograd/test_ops"))
+data_tests, evaluate_tests, parallel_tests = (load(f"{p}.py") for p in ("data/test_data", "test_evaluate", "test_parallel"))
 
 
 def ops_in(name):
@@ -59,14 +62,6 @@ def engine_checks():
     rng = np.random.default_rng(0)
     sums = [partial(engine.test_sum_over_an_axis_without_keepdims, axis, keep, rng) for axis in (0, (0, 2)) for keep in (False, True)]
     return tests + sums + [partial(check_gradient, name) for name in ("add broadcast", "mul broadcast", "matmul batched")]
-
-
-class Checkpointed(engine.TestCheckpoint):
-    def run_all(self):
-        rng = np.random.default_rng(0)
-        self.test_gradient_lost_in_recomputation(rng)
-        self.test_activations_inside_the_block_kept(rng)
-        self.test_parameters_of_a_module_left_out(rng)
 
 
 def whole(gradients, change):
@@ -276,6 +271,8 @@ LAYER_MUTANTS = [
     (low_rank.LowRankLinear.__init__, "init.uniform(rng, (out_features, rank), rank**-0.5, dtype)",
      "init.constant(rng, (out_features, rank), 0, dtype)"),
     (low_rank.LowRankLinear.forward, "* self.scale", "* 1.0"),
+    (full.linear, "std=0.02", "std=0.2"),
+    (full.linear, "in_features, out_features, rng", "out_features, in_features, rng"),
     (Linear.__init__, "(out_features, in_features), std", "(out_features, in_features), 1.0"),
 ]
 MUTANTS += [(f, old, new, layer_checks) for f, old, new in LAYER_MUTANTS]
@@ -310,6 +307,59 @@ OPTIM_MUTANTS = [
     (clip.grad_norm, "math.sqrt(float(", "(float("),
 ]
 MUTANTS += [(f, old, new, lambda: [check_adamw, check_adamw_state, check_schedule, check_clip]) for f, old, new in OPTIM_MUTANTS]
+
+
+def data_checks():
+    """The tests of splitting, tokens, batches and the reported loss that need no long text."""
+    def in_a_folder(test):
+        with tempfile.TemporaryDirectory() as folder:
+            test(Path(folder))
+
+    folders = [data_tests.test_every_20th_document_is_held_out_and_none_is_in_both,
+               data_tests.test_single_file_is_split_at_a_line_near_95_percent,
+               data_tests.test_single_file_without_a_line_there_is_split_near_95_percent_too,
+               data_tests.test_each_of_a_few_files_gives_some_of_its_end]
+    return [partial(in_a_folder, test) for test in folders] + [
+        data_tests.test_labels_are_the_inputs_shifted_by_one, data_tests.test_epochs_and_seeds_have_different_orders,
+        data_tests.test_batch_k_does_not_depend_on_what_was_asked_before,
+        *(partial(data_tests.test_each_epoch_visits_each_sequence_exactly_once, n, k) for n, k in ((61, 6), (60, 5), (11, 1))),
+        *(partial(data_tests.test_validation_predicts_each_token_but_the_first_exactly_once, n, b) for n in (5, 11, 21) for b in (1, 3)),
+        partial(data_tests.test_end_stands_before_each_document_and_nowhere_else, make_tokenizer("bpe", ["some text"] * 30, 270)),
+        *(partial(evaluate_tests.test_loss_is_the_mean_over_tokens, b) for b in (1, 2)), parts_on_threads]
+
+
+def parts_on_threads():
+    parallel_tests.test_parts_equal_the_whole(2, False)
+
+
+DATA_MUTANTS = [
+    (corpora.load_corpus, "documents[HOLD_OUT - 1 :: HOLD_OUT]", "documents[::HOLD_OUT]"),
+    (corpora.load_corpus, "if i % HOLD_OUT != HOLD_OUT - 1", ""),
+    (corpora.load_corpus, "train = [d[:c]", "train = [d[:]"),
+    (corpora.load_corpus, "validation = [d[c:]", "validation = [d"),
+    (corpora.cut, "end - len(document) // HOLD_OUT, end)", "0, end)"),
+    (tokenizers.Tokenizer.encode_documents, "parts += [[self.end], encoding.ids]", "parts += [encoding.ids]"),
+    (tokenizers.Tokenizer.encode_documents, "parts += [[self.end], encoding.ids]", "parts += [encoding.ids, [self.end]]"),
+    (batches.Batches.__call__, "rows[:, 1:]", "rows[:, :-1]"),
+    (batches.Batches.__call__, "self.order(n // self.sequences)", "self.order(0)"),
+    (batches.Batches.__call__, "k * self.batch_size", "k"),
+    (batches.Batches._order, '"data", epoch', '"data"'),
+    (batches.Batches._order, "self.seed, ", "0, "),
+    (batches.Batches._order, "permutation(self.sequences)", "integers(0, self.sequences, self.sequences)"),
+    (batches.Batches.__init__, "(len(tokens) - 1) // seq_len", "len(tokens) // seq_len"),
+    (batches.validation_batches, "tokens[:-1], tokens[1:]", "tokens[1:], tokens[1:]"),
+    (batches.validation_batches, "np.full(rows * seq_len, IGNORE_LABEL, np.int64)", "np.zeros(rows * seq_len, np.int64)"),
+    (batches.validation_batches, "-(-(len(tokens) - 1) // seq_len)", "(len(tokens) - 1) // seq_len"),
+    (evaluate.evaluate, "mark_nats, count = 0.0, 0.0, 0", "mark_nats, count = 0.0, 0.0, 1"),
+    (evaluate.evaluate, "count += int((labels != IGNORE_LABEL).sum())", "count += labels.size"),
+    (evaluate.evaluate, 'xp.asarray(labels), reduction="sum"', 'xp.asarray(labels), reduction="mean"'),
+    (evaluate.evaluate, "(nats - mark_nats)", "nats"),
+    (evaluate.evaluate, "/ math.log(2)", ""),
+    (evaluate.evaluate, "/ math.log(2) / n_bytes", "/ math.log(2) / count"),
+    (parallel.Workers.backward, "leaf.accumulate(gradient)", "leaf.grad = gradient"),
+    (parallel.Workers.backward, "return sum(losses)", "return sum(losses) / n"),
+]
+MUTANTS += [(f, old, new, data_checks) for f, old, new in DATA_MUTANTS]
 
 
 @pytest.mark.parametrize(("function", "old", "new", "checks"), MUTANTS,

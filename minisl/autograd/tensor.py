@@ -133,6 +133,7 @@ class Tensor:
     def reshape(self, *shape): return ops.reshape(self, shape[0] if isinstance(shape[0], tuple) else shape)
     def permute(self, *axes): return ops.permute(self, axes)
     def swapaxes(self, a, b): return ops.swapaxes(self, a, b)
+    def transpose(self, a, b): return ops.swapaxes(self, a, b)  # PyTorch's name for it
     T = property(lambda self: ops.permute(self, tuple(reversed(range(self.ndim)))))
 
 

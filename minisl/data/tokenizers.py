@@ -1,5 +1,6 @@
 """Tokenizers, all of them in the format of Hugging Face's `tokenizers`: bytes, byte-level BPE, or a given file."""
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,11 @@ class Tokenizer:
 
     def decode(self, ids):
         return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def decode_documents(self, ids):
+        """The texts between end marks, a blank line between them."""
+        texts = [self.decode(list(part)) for mark, part in groupby(ids, lambda i: i == self.end) if not mark]
+        return "\n\n".join(text.strip("\n") for text in texts)
 
     def to_json(self):
         return self.inner.to_str()

@@ -30,7 +30,6 @@ def build_model(config, name, settings, rng=None, dtype="float32"):
     settings: mapping with the method's OPTIONS. rng None: shapes only, for counting.
     """
     method = get(name)
-    settings = {**settings, "initializer_range": config.initializer_range}
     return Llama(config, rng, partial(method.linear, **{k: settings[k] for k in method.OPTIONS}), dtype)
 
 
