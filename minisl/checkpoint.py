@@ -100,14 +100,14 @@ def load_state(run):
     return state
 
 
-def build(run, rng=None):
+def build(run):
     """A Llama that only has shapes yet, from a run's config.json."""
     path = Path(run) / "config.json"
     content = read_json(path)
     try:
         method, options, dtype = (content["minisl"][k] for k in ("method", "options", "dtype"))
         config = LlamaConfig.from_dict(content, where=str(path))
-        return build_model(config, method, options, rng, dtype)
+        return build_model(config, method, options, dtype=dtype)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged or not written by minisl.train ({error})") from None
 
