@@ -272,7 +272,7 @@ LAYER_MUTANTS = [
      "init.constant(rng, (out_features, rank), 0, dtype)"),
     (low_rank.LowRankLinear.forward, "* self.scale", "* 1.0"),
     (full.linear, "std=0.02", "std=0.2"),
-    (full.linear, "in_features, out_features, rng", "out_features, in_features, rng"),
+    (full.linear, "Linear(in_features, out_features", "Linear(out_features, in_features"),
     (Linear.__init__, "(out_features, in_features), std", "(out_features, in_features), 1.0"),
 ]
 MUTANTS += [(f, old, new, layer_checks) for f, old, new in LAYER_MUTANTS]
