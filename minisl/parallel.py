@@ -1,36 +1,168 @@
-"""The cores that NumPy leaves idle.
+"""The cores: pieces of one array operation on threads, or parts of a batch on threads, and BLAS kept out of their way.
 
-NumPy computes on one core, except inside BLAS, but lets other Python threads run meanwhile. So parts of a batch go to
-threads of their own, BLAS on one core each: a micro-batch per thread, all at the same time.
+NumPy and the Numba kernels release Python's lock while they compute, so plain threads are enough. BLAS computes on the thread
+that called it: its own threads would wait for work by spinning, on the very cores that the others need.
 """
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
+from functools import cache
+from queue import SimpleQueue
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class State(threading.local):
+    alone = False  # this thread shares the cores with others like it, so what it runs stays on it
+
+
+state = State()
+limit = [None]  # how many threads to use; None is one per core
+
+
+@contextmanager
+def using_threads(n):
+    """Within this block no more than n cores compute (None: all). No result depends on it."""
+    before, limit[0] = limit[0], n
+    try:
+        yield
+    finally:
+        limit[0] = before
+
+
+def each(work, n, grain=None):
+    """Call work(begin, end) for the pieces 0 .. grain .. 2 grain .. n, on all cores: who is free takes the next one.
+
+    The pieces depend on n and grain alone, so what is computed does not depend on the number of cores. grain left out: an
+    eighth of n, or 64 if that is more. An exception of any piece is raised once all have stopped.
+    """
+    if state.alone:
+        return work(0, n)
+    grain = grain or max(64, -(-n // 512) * 64)
+    pieces = [(begin, min(begin + grain, n)) for begin in range(0, max(n, 1), grain)]  # of nothing: one, (0, 0)
+    with one_blas_thread():
+        crew(max(1, min(limit[0] or cores(), len(pieces)))).run(work, pieces)
+
+
+class Crew:
+    """Threads that wait for work; the caller is one of them."""
+
+    def __init__(self, size):
+        self.inboxes = [SimpleQueue() for _ in range(size - 1)]
+        for inbox in self.inboxes:
+            threading.Thread(target=self.serve, args=(inbox,), daemon=True).start()
+
+    def serve(self, inbox):
+        state.alone = True
+        while True:
+            context, work, pieces, outbox = inbox.get()
+            error = context.run(attempt, work, pieces)
+            del context, work, pieces  # do not keep their arrays alive while waiting
+            outbox.put(error)
+
+    def run(self, work, pieces):
+        outbox, pieces = SimpleQueue(), iter(pieces)
+        for inbox in self.inboxes:
+            inbox.put((copy_context(), work, pieces, outbox))  # there, too, what the caller has set holds: np.errstate
+        state.alone = True
+        try:
+            errors = [attempt(work, pieces)]
+        finally:
+            state.alone = False
+        errors += [outbox.get() for _ in self.inboxes]
+        for error in filter(None, errors):
+            raise error
+
+
+def attempt(work, pieces):
+    """The error that stopped this thread's share of the work, or None."""
+    try:
+        for begin, end in pieces:
+            work(begin, end)
+    except BaseException as error:
+        return error
+
+
+@cache
+def crew(size):
+    return Crew(size)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=crew.cache_clear)  # threads do not survive a fork
+
+
+class BlasThreads:
+    """The number of threads of every BLAS in this process, taken down to one while anybody needs that."""
+
+    def __init__(self):
+        from threadpoolctl import ThreadpoolController
+
+        self.libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self.lock, self.users = threading.Lock(), 0
+
+    def take(self):
+        with self.lock:
+            if not self.users:
+                self.before = [library.get_num_threads() for library in self.libraries]
+                self.set([1] * len(self.libraries))
+            self.users += 1
+
+    def give_back(self):
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.set(self.before)
+
+    def set(self, counts):
+        for library, count in zip(self.libraries, counts):
+            library.set_num_threads(count)
+
+
+blas = cache(BlasThreads)
+
+
+@contextmanager
+def one_blas_thread():
+    """Within this block BLAS computes on the calling thread alone."""
+    blas().take()
+    try:
+        yield
+    finally:
+        blas().give_back()
 
 
 class Workers:
-    """`threads` parts of a batch at a time; 1 keeps the batch whole and leaves the cores to BLAS."""
+    """A batch in a fixed number of parts, as many at a time as there are threads.
 
-    def __init__(self, threads):
-        self.threads = threads
-        self.pool = ThreadPoolExecutor(threads)
-        self.blas = ThreadpoolController()
+    For small models, where one operation is too short to be shared out. The number of parts decides the result's last bits;
+    the number of threads does not.
+    """
+
+    def __init__(self, parts):
+        self.parts = parts
+        self.pool = ThreadPoolExecutor(min(parts, limit[0] or cores()))
 
     def backward(self, loss_of, *arrays):
         """The sum of loss_of(*part) over parts of the arrays' rows, as a float; its gradients are added to the leaves.
 
         The parts' gradients are added in the order of the rows, so the result does not depend on who finishes first.
         """
-        n = min(self.threads, len(arrays[0]))
+        n = min(self.parts, len(arrays[0]))
         if n == 1:
             loss = loss_of(*arrays)
             loss.backward()
             return loss.item()
         parts = [(copy_context(), loss_of, *part) for part in zip(*(np.array_split(a, n) for a in arrays))]
-        with self.blas.limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             losses, gradients = zip(*self.pool.map(lambda part: part[0].run(loss_and_gradients, *part[1:]), parts))
         for found in gradients:
             for leaf, gradient in found.items():
@@ -40,6 +172,10 @@ class Workers:
 
 def loss_and_gradients(loss_of, *part):
     """(loss, leaf -> gradient) of one part; no leaf is touched."""
-    found, loss = {}, loss_of(*part)
-    loss.backward(deliver=found.__setitem__)
-    return loss.item(), found
+    state.alone = True  # in a thread of the pool, or on a single one
+    try:
+        found, loss = {}, loss_of(*part)
+        loss.backward(deliver=found.__setitem__)
+        return loss.item(), found
+    finally:
+        state.alone = False
