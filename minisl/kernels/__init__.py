@@ -1,22 +1,32 @@
-"""The sparse-plus-low-rank product, array in and array out, behind one set of functions.
+"""The sparse-plus-low-rank product and its neighbours, array in and array out, behind one set of functions.
 
     W = s B A + S        B (out, r), A (r, in), S (out, in) sparse: S.flat[index] += values
     Y = X W^T            X (..., in), Y (..., out); rows are tokens
 
-Backends compute the same thing: "reference" is loops that mirror the formulas (tiny sizes), "numpy" is NumPy and
-SciPy sparse, CuPy for CuPy arrays. Algorithms differ in what they build: "materialised" rebuilds W (the paper's
-Algorithm 1), "factored" never does.
+Backends compute the same thing: "reference" is loops that mirror the formulas (tiny sizes), "numpy" is NumPy and SciPy sparse
+(CuPy for CuPy arrays), "cpu" is Numba and BLAS on all cores. Algorithms differ in what they build: "materialised" rebuilds W
+(the paper's Algorithm 1), "factored" never does.
 """
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 
+import numpy as np
+
+from minisl import parallel
 from minisl.errors import InputError
+from minisl.kernels import cost
 from minisl.kernels.support import Support
 
-BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend"}
+BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu"}
 ALGORITHMS = ("auto", "materialised", "factored")
 
-__all__ = ["ALGORITHMS", "BACKENDS", "Support", "scatter_add", "sddmm", "sl_linear", "sl_linear_backward", "spmm"]
+__all__ = ["ALGORITHMS", "BACKENDS", "Support", "scatter_add", "sddmm", "sl_linear", "sl_linear_backward", "sl_linear_forward",
+           "spmm", "using"]
+
+in_use = ContextVar("backend", default="auto")
 
 
 def sl_linear(x, B, A, values, index, scale, *, algorithm="auto", backend="auto"):
@@ -26,68 +36,124 @@ def sl_linear(x, B, A, values, index, scale, *, algorithm="auto", backend="auto"
     index (nnz,) flat row-major positions in (out, in), any order, repeats add up; or a `Support` built from them.
     Returns (..., out). Raises ValueError for shapes that do not fit, InputError for an unknown algorithm or backend.
     """
-    support = check(x, B, A, values, index)
-    rows = x.reshape(-1, x.shape[-1])
-    name = resolve(algorithm, len(rows), support, A)
-    y = getattr(load(backend), f"{name}_forward")(rows, B, A, values, support, scale)
-    return y.reshape(*x.shape[:-1], support.shape[0])
+    return sl_linear_forward(x, B, A, values, index, scale, algorithm=algorithm, backend=backend)[0]
 
 
-def sl_linear_backward(dy, x, B, A, values, index, scale, *, algorithm="auto", backend="auto"):
+def sl_linear_forward(x, B, A, values, index, scale, *, algorithm="auto", backend="auto"):
+    """(Y, X A^T), the second for `sl_linear_backward`: (n, r), or None where the algorithm has no use for it."""
+    support, rows = check(x, B, A, values, index), x.reshape(-1, x.shape[-1])
+    module = load(backend, x)
+    name = resolve(algorithm, len(rows), support, A, module)
+    y, xA = getattr(module, f"{name}_forward")(rows, B, A, values, support, scale)
+    return y.reshape(*x.shape[:-1], support.shape[0]), xA
+
+
+def sl_linear_backward(dy, x, B, A, values, index, scale, xA=None, *, algorithm="auto", backend="auto"):
     """(dx, dB, dA, dvalues) for dy = dL/dY (..., out) (SLTrain, Algorithm 1, backward).
 
-    The other arguments, and what is raised, as in `sl_linear`. Gradients have the shapes of what they belong to.
+    xA: what `sl_linear_forward` returned, computed again if left out. The other arguments, and what is raised, as in `sl_linear`.
+    Gradients have the shapes of what they belong to.
     """
     support = check(x, B, A, values, index)
     if dy.shape != (*x.shape[:-1], support.shape[0]):
         raise ValueError(f"sl_linear_backward: dy has shape {dy.shape}, expected {(*x.shape[:-1], support.shape[0])}")
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    name = resolve(algorithm, len(rows), support, A)
-    dx, dB, dA, dvalues = getattr(load(backend), f"{name}_backward")(drows, rows, B, A, values, support, scale)
+    module = load(backend, x)
+    name = resolve(algorithm, len(rows), support, A, module)
+    dx, dB, dA, dvalues = getattr(module, f"{name}_backward")(drows, rows, B, A, values, support, scale, xA)
     return dx.reshape(x.shape), dB, dA, dvalues
 
 
 def scatter_add(W, values, support, *, backend="auto"):
     """W + S, as a new (out, in) array."""
-    return load(backend).scatter_add(W, values, support)
+    return load(backend, W).scatter_add(W, values, support)
 
 
 def spmm(x, values, support, *, transpose=False, backend="auto"):
     """X S^T: (n, in) to (n, out); with transpose, G S: (n, out) to (n, in)."""
-    return load(backend).spmm(x, values, support, transpose)
+    return load(backend, x).spmm(x, values, support, transpose)
 
 
 def sddmm(dy, x, support, *, backend="auto"):
     """dvalues[k] = sum_t dy[t, row_k] x[t, col_k]: the entries of dY^T X on the support, and no others."""
-    return load(backend).sddmm(dy, x, support)
+    return load(backend, x).sddmm(dy, x, support)
 
 
-def load(backend):
-    """The module of a backend; "auto" is the fastest one that works here."""
-    name = "numpy" if backend == "auto" else backend
-    if name not in BACKENDS:
+@contextmanager
+def using(backend):
+    """Within this block "auto" means this backend. Raises InputError for an unknown one, or one that does not work here."""
+    load(backend, np.zeros(0, np.float32))
+    token = in_use.set(backend)
+    try:
+        yield
+    finally:
+        in_use.reset(token)
+
+
+def of(array):
+    """The module whose functions compute with this array."""
+    return load("auto", array)
+
+
+def load(backend, array):
+    """The module of a backend; "auto" is the one in use, and if none is, the fastest one that works with this array."""
+    name = in_use.get() if backend == "auto" else backend
+    if name != "auto" and name not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; allowed: auto, {', '.join(BACKENDS)}")
-    return import_module(BACKENDS[name])
+    cpu, why = numba_status() if name in ("auto", "cpu") else (None, "")
+    if name == "cpu" and not cpu:
+        raise InputError(f"backend cpu: {why}; use --backend numpy")
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        cpu, name = None, "numpy"
+    return cpu or import_module(BACKENDS["numpy" if name == "auto" else name])
 
 
-# A multiply-add on S takes about as long as this many of a dense BLAS product: 70 in SciPy's two SpMMs, 1,400 in the SDDMM
-# by gathering, measured with 2,048 tokens, 512 x 512, 3 %, on two cores; the mean of the three.
-SPARSE_COST = 500
+@contextmanager
+def running(backend, threads=None, say=lambda line: None):
+    """What a command computes within: `using(backend)` on so many cores, BLAS on one thread for each of them. Yields a
+    description.
 
-
-def resolve(algorithm, tokens, support, A):
-    """The algorithm to run. "auto" counts multiply-adds of a forward and backward pass and takes the cheaper:
-
-    materialised  3 n in out + 4 r in out        factored  3 n r (in + out) + 3 n nnz SPARSE_COST
+    say: is told, in a line, that kernels are compiled first, or why there are none.
     """
+    with using(backend), parallel.using_threads(threads):
+        module = load("auto", np.zeros(0, np.float32))
+        if module is not numba_status()[0]:
+            if backend == "auto":
+                say(f"no Numba kernels, NumPy is slower: {numba_status()[1]}")
+            yield "NumPy"
+            return
+        with parallel.one_blas_thread(), module.announced(say):
+            count = threads or parallel.cores()
+            yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"
+
+
+@cache
+def numba_status():
+    """(the Numba backend or None, one sentence saying why)."""
+    try:
+        import numba
+    except ImportError:
+        return None, "Numba is not installed (pip install numba)"
+    except Exception as error:  # a Numba that does not load must not take NumPy down with it
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, f"Numba is installed but does not import ({why})"
+    try:
+        module = import_module(BACKENDS["cpu"])
+        module.square_sum([np.ones(1, np.float32)])  # does it compile?
+        return module, f"Numba {numba.__version__}"
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, f"Numba {numba.__version__} does not run the kernels ({why})"
+
+
+def resolve(algorithm, tokens, support, A, module):
+    """The algorithm to run: the one asked for, or for "auto" the one that `cost` expects to be faster with this backend."""
     if algorithm not in ALGORITHMS:
         raise InputError(f"algorithm {algorithm!r} is unknown; allowed: {', '.join(ALGORITHMS)}")
     if algorithm != "auto":
         return algorithm
-    (out, width), r = support.shape, len(A)
-    materialised = 3 * tokens * width * out + 4 * r * width * out
-    factored = 3 * tokens * r * (width + out) + 3 * tokens * len(support) * SPARSE_COST
-    return "materialised" if materialised <= factored else "factored"
+    name = module.__name__.rpartition(".")[2]
+    return min(ALGORITHMS[1:], key=lambda a: cost.seconds(a, tokens, *support.shape[::-1], len(A), len(support), name))
 
 
 def check(x, B, A, values, index):

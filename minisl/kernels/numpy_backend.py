@@ -1,6 +1,7 @@
 """The same as `reference`, in whole-array NumPy (CuPy for CuPy arrays) and SciPy sparse products."""
 
 from minisl.backend import array_module
+from minisl.kernels.numpy_fused import *  # noqa: F403  a backend has the fused ops too
 
 CHUNK = 1 << 22  # elements of the largest temporary in sddmm
 
@@ -16,10 +17,10 @@ def dense(B, A, values, support, scale):
 
 def materialised_forward(x, B, A, values, support, scale):
     """Y = X W^T"""
-    return x @ dense(B, A, values, support, scale).T
+    return x @ dense(B, A, values, support, scale).T, None
 
 
-def materialised_backward(dy, x, B, A, values, support, scale):
+def materialised_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = dY W;  dW = dY^T X;  dB = s dW A^T;  dA = s B^T dW;  dvalues = dW.flat[index]"""
     dx = dy @ dense(B, A, values, support, scale)
     dW = dy.T @ x
@@ -33,22 +34,21 @@ def materialised_backward(dy, x, B, A, values, support, scale):
 # The factored form: nothing of size (out, in) exists.
 
 def factored_forward(x, B, A, values, support, scale):
-    """Y = s (X A^T) B^T + X S^T"""
+    """Y = s (X A^T) B^T + X S^T; also X A^T, which the backward pass needs again"""
     xA = x @ A.T
-    xA *= scale
-    y = xA @ B.T
+    y = xA @ (scale * B).T
     y += spmm(x, values, support, False)
-    return y
+    return y, xA
 
 
-def factored_backward(dy, x, B, A, values, support, scale):
+def factored_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = s (dY B) A + dY S;  dB = s dY^T (X A^T);  dA = s (dY B)^T X;  dvalues by SDDMM"""
     dyB = dy @ B
     dyB *= scale
     dx = dyB @ A
     dx += spmm(dy, values, support, True)
     dA = dyB.T @ x
-    dB = dy.T @ (x @ A.T)
+    dB = dy.T @ (x @ A.T if xA is None else xA)
     dB *= scale
     return dx, dB, dA, sddmm(dy, x, support)
 
@@ -81,10 +81,9 @@ def spmm(x, values, support, transpose):
 
 def sddmm(dy, x, support):
     """dvalues[k] = sum_t dY[t, row_k] X[t, col_k], a slice of the support at a time"""
-    xp = array_module(x)
+    xp, rows, cols = array_module(x), support.rows, support.cols
     dvalues = xp.empty(len(support), x.dtype)
     step = max(1, CHUNK // max(1, len(x)))
     for k in range(0, len(support), step):
-        rows, cols = support.rows[k:k + step], support.cols[k:k + step]
-        dvalues[k:k + step] = xp.einsum("tk,tk->k", dy[:, rows], x[:, cols])
+        dvalues[k:k + step] = xp.einsum("tk,tk->k", dy[:, rows[k:k + step]], x[:, cols[k:k + step]])
     return dvalues

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minisl.kernels.numpy_fused import *  # noqa: F403  whole-array NumPy is as plain as these get
+
 
 def dense(B, A, values, support, scale):
     """W[i, j] = scale sum_q B[i, q] A[q, j] + (values whose position is i, j)"""
@@ -22,10 +24,10 @@ def materialised_forward(x, B, A, values, support, scale):
         for i in range(W.shape[0]):
             for j in range(W.shape[1]):
                 y[t, i] += x[t, j] * W[i, j]
-    return y
+    return y, None
 
 
-def materialised_backward(dy, x, B, A, values, support, scale):
+def materialised_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = dY W;  dW = dY^T X;  dB = s dW A^T;  dA = s B^T dW;  dvalues[k] = dW[row_k, col_k]"""
     W = dense(B, A, values, support, scale)
     dx, dW, dB, dA = np.zeros_like(x), np.zeros_like(W), np.zeros_like(B), np.zeros_like(A)
@@ -45,10 +47,10 @@ def materialised_backward(dy, x, B, A, values, support, scale):
 
 def factored_forward(x, B, A, values, support, scale):
     """Y = s (X A^T) B^T + X S^T"""
-    return scale * product(product(x, A.T), B.T) + spmm(x, values, support, False)
+    return scale * product(product(x, A.T), B.T) + spmm(x, values, support, False), None
 
 
-def factored_backward(dy, x, B, A, values, support, scale):
+def factored_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = s (dY B) A + dY S;  dB = s dY^T (X A^T);  dA = s (dY B)^T X;  dvalues by SDDMM"""
     dy_B = product(dy, B)
     dx = scale * product(dy_B, A) + spmm(dy, values, support, True)
@@ -60,8 +62,8 @@ def factored_backward(dy, x, B, A, values, support, scale):
 def scatter_add(W, values, support):
     """W[row_k, col_k] += values[k], one after the other"""
     W = W.copy()
-    for k in range(len(values)):
-        W[support.rows[k], support.cols[k]] += values[k]
+    for i, j, value in zip(support.rows, support.cols, values):
+        W[i, j] += value
     return W
 
 
@@ -78,9 +80,9 @@ def spmm(x, values, support, transpose):
 def sddmm(dy, x, support):
     """dvalues[k] = sum_t dY[t, row_k] X[t, col_k]"""
     dvalues = np.zeros(len(support), x.dtype)
-    for k in range(len(support)):
+    for k, (i, j) in enumerate(zip(support.rows, support.cols)):
         for t in range(len(x)):
-            dvalues[k] += dy[t, support.rows[k]] * x[t, support.cols[k]]
+            dvalues[k] += dy[t, i] * x[t, j]
     return dvalues
 
 

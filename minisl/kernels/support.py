@@ -26,11 +26,11 @@ class Support:
     def __len__(self):
         return len(self.index)
 
-    @cached_property
+    @property
     def rows(self):
         return (self.index // self.shape[1]).astype("int32")
 
-    @cached_property
+    @property
     def cols(self):
         return (self.index % self.shape[1]).astype("int32")
 
@@ -41,15 +41,20 @@ class Support:
 
     @cached_property
     def csr(self):
-        """(order, cols, starts): entries by row; values[order] are theirs, row i is starts[i] .. starts[i+1]."""
-        order = self.index.argsort(kind="stable")
+        """(order, cols, starts): entries by row; values[order] are theirs, row i is starts[i] .. starts[i+1].
+
+        Where the index is sorted already, order is a slice: values[order] then is no copy.
+        """
+        order = self.index.argsort(kind="stable").astype("int32")
+        if bool((self.index[1:] >= self.index[:-1]).all()):
+            order = slice(None)
         return order, self.cols[order], self._starts(self.rows, self.shape[0])
 
     @cached_property
     def csc(self):
         """(order, rows, starts): entries by column, and by row within a column."""
         xp = array_module(self.index)
-        order = xp.lexsort(xp.stack([self.rows, self.cols]))
+        order = xp.lexsort(xp.stack([self.rows, self.cols])).astype("int32")
         return order, self.rows[order], self._starts(self.cols, self.shape[1])
 
     def _starts(self, which, n):

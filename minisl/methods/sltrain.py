@@ -16,7 +16,7 @@ Forward and backward, rows of X are tokens, s = alpha/r, G = dL/dY:
     dA = s B^T dW                            dA = s (G B)^T X
     dv = dW.flat[I]                          dv[k] = sum_t G[t, row_k] X[t, col_k]
 
-Saved for backward: X, B, A, v, I. W is rebuilt there, not kept. The scale multiplies B A only.
+Saved for backward: X, B, A, v, I, and X A^T in the factored form. W is rebuilt there, not kept. The scale multiplies B A only.
 Parameters of one matrix: r (out + in) + nnz, and nnz indices that are not trained.
 
 Start: B = 0, A and v ~ U(-1/sqrt(in), 1/sqrt(in)). At step 0 then W = S and dA = 0; if S were 0 as well, no signal
@@ -33,7 +33,7 @@ from minisl.methods import check_rank
 from minisl.nn import init
 from minisl.nn.module import Module, Parameter
 
-OPTIONS = ("rank", "delta", "alpha", "learned_scale", "algorithm", "backend")
+OPTIONS = ("rank", "delta", "alpha", "learned_scale", "algorithm")
 
 
 def sample_support(out_features, in_features, delta, rng):
@@ -54,14 +54,15 @@ class SLProduct(Function):
     """Y = X (s B A + S)^T and its four gradients, by either column of the table above."""
 
     @staticmethod
-    def forward(ctx, x, B, A, v, support, s, how):
-        ctx.save(x, B, A, v, support, s, how)
-        return kernels.sl_linear(x, B, A, v, support, s, **how)
+    def forward(ctx, x, B, A, v, support, s, algorithm):
+        y, xA = kernels.sl_linear_forward(x, B, A, v, support, s, algorithm=algorithm)
+        ctx.save(x, B, A, v, support, s, xA, algorithm)
+        return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, B, A, v, support, s, how = ctx.saved
-        return kernels.sl_linear_backward(grad, x, B, A, v, support, s, **how)
+        x, B, A, v, support, s, xA, algorithm = ctx.saved
+        return kernels.sl_linear_backward(grad, x, B, A, v, support, s, xA, algorithm=algorithm)
 
 
 class SLLinear(Module):
@@ -69,13 +70,13 @@ class SLLinear(Module):
 
     lora_B (out, r), lora_A (r, in), sparse_value (nnz,); sparse_index (nnz,) is a buffer.
     learned_scale: replace alpha/r by tanh(scaling), a parameter that starts at 1.
-    algorithm: "materialised", "factored" or "auto"; backend: see `minisl.kernels`.
+    algorithm: "materialised", "factored" or "auto".
     """
 
     buffers = ("sparse_index",)
 
     def __init__(self, in_features, out_features, rng, dtype="float32", *, rank, delta, alpha,
-                 learned_scale=False, algorithm="auto", backend="auto"):
+                 learned_scale=False, algorithm="auto"):
         check_rank(rank, in_features, out_features)
         self.shape = out_features, in_features
         self.sparse_index = sample_support(out_features, in_features, delta, init.spawn(rng))
@@ -86,7 +87,7 @@ class SLLinear(Module):
         self.scale = alpha / rank
         if learned_scale:
             self.scaling = Parameter(init.constant(rng, 1, 1, dtype))
-        self.how = {"algorithm": algorithm, "backend": backend}
+        self.algorithm = algorithm
 
     @property
     def sparse_index(self):
@@ -100,7 +101,7 @@ class SLLinear(Module):
         B, s = self.lora_B, self.scale
         if hasattr(self, "scaling"):  # the scale is part of B, and the chain rule does the rest
             B, s = B * ops.tanh(self.scaling), 1.0
-        return SLProduct.apply(x, B, self.lora_A, self.sparse_value, support=self.support, s=s, how=self.how)
+        return SLProduct.apply(x, B, self.lora_A, self.sparse_value, support=self.support, s=s, algorithm=self.algorithm)
 
     def to_dense(self):
         """W (out, in) as an array."""

@@ -110,9 +110,15 @@ class Llama(Module):
 
     def forward(self, ids, cache=None):
         """ids (B, T) integers to logits (B, T, V). With a KVCache, ids continue the sequences in it."""
-        x = self.model(ids, cache)
-        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return ops.linear(x, head)
+        return ops.linear(self.model(ids, cache), self.head)
+
+    def loss(self, ids, labels, scale=1.0):
+        """scale times the summed cross-entropy of labels (B, T); the logits never exist as a whole."""
+        return ops.linear_cross_entropy(self.model(ids), self.head, labels, scale)
+
+    @property
+    def head(self):
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
 
 class KVCache:

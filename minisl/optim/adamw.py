@@ -1,7 +1,6 @@
 """AdamW (Loshchilov and Hutter 2019, algorithm 2), as torch.optim.AdamW computes it."""
 
-import math
-
+from minisl import kernels
 from minisl.backend import array_module, to_numpy
 from minisl.errors import InputError
 
@@ -28,24 +27,12 @@ class AdamW:
                 self.update(name, p)
 
     def update(self, name, p):
-        (b1, b2), g, xp = self.betas, p.grad, array_module(p.data)
+        xp = array_module(p.data)
         if name not in self.exp_avg:
             self.exp_avg[name], self.exp_avg_sq[name] = xp.zeros_like(p.data), xp.zeros_like(p.data)
-        m, v = self.exp_avg[name], self.exp_avg_sq[name]
-        self.steps[name] = t = self.steps[name] + 1
-
-        m *= b1
-        m += (1 - b1) * g
-        v *= b2
-        v += (1 - b2) * (g * g)
-        denominator = xp.sqrt(v)
-        denominator /= math.sqrt(1 - b2**t)
-        denominator += self.eps
-        xp.divide(m, denominator, out=denominator)
-        denominator *= self.lr / (1 - b1**t)
-        if self.weight_decay:
-            p.data *= 1 - self.lr * self.weight_decay
-        p.data -= denominator
+        self.steps[name] += 1
+        kernels.of(p.data).adamw(p.data, p.grad, self.exp_avg[name], self.exp_avg_sq[name], self.lr, self.betas, self.eps,
+                                 self.weight_decay, self.steps[name])
 
     def state_dict(self):
         """name -> NumPy array: "exp_avg.NAME", "exp_avg_sq.NAME" and "step.NAME" of every parameter updated so far."""

@@ -2,15 +2,13 @@
 
 import math
 
-import numpy as np
-
-from minisl.backend import array_module
+from minisl import kernels
 
 
 def grad_norm(parameters):
     """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none."""
-    squares = [array_module(p.grad).vdot(p.grad, p.grad) for p in parameters if p.grad is not None]
-    return math.sqrt(float(sum(squares, np.float64(0))))
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return math.sqrt(kernels.of(gradients[0]).square_sum(gradients)) if gradients else 0.0
 
 
 def clip_grad_norm(parameters, max_norm):

@@ -3,8 +3,8 @@
 import math
 
 from minisl.autograd import ops
-from minisl.autograd.ops.fused import causal_mask
 from minisl.backend import IGNORE_LABEL, array_module
+from minisl.kernels.numpy_fused import causal_mask
 
 
 def linear(x, weight):
@@ -17,6 +17,11 @@ def cross_entropy(logits, labels):
     rows = xp.flatnonzero(labels != IGNORE_LABEL)
     log_p = ops.log_softmax(logits.reshape(-1, logits.shape[-1]))
     return -log_p[rows, labels[rows]].mean()
+
+
+def linear_cross_entropy(x, weight, labels, scale):
+    logits = linear(x.reshape(-1, x.shape[-1]), weight)
+    return cross_entropy(logits, labels) * (scale * int((labels != IGNORE_LABEL).sum()))
 
 
 def rms_norm(x, gain, eps):

@@ -1,15 +1,12 @@
 """Ops that do several steps at once, each with one derived backward. `composed.py` has them from primitive ops.
 
+The arithmetic is in `minisl.kernels`, once per backend: `numpy_fused.py` to read, `cpu/` to run.
 Shapes: B sequences, T tokens, D features, H heads of width d, V vocabulary, N = B T rows.
 """
 
-import math
-
-import numpy as np
-
-from minisl.autograd.ops.elementwise import logistic
+from minisl import kernels
 from minisl.autograd.tensor import Function
-from minisl.backend import IGNORE_LABEL, array_module
+from minisl.backend import IGNORE_LABEL
 
 
 class Linear(Function):
@@ -18,14 +15,13 @@ class Linear(Function):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save(x, weight)
-        return (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], len(weight))
+        return kernels.of(x).linear(rows(x), weight).reshape(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved
-        dy = grad.reshape(-1, len(weight))
-        dx = (dy @ weight).reshape(x.shape) if ctx.needs[0] else None
-        return dx, dy.T @ x.reshape(-1, x.shape[-1])
+        dx, dweight = kernels.of(x).linear_backward(rows(grad), rows(x), weight, ctx.needs[0])
+        return None if dx is None else dx.reshape(x.shape), dweight
 
 
 class CrossEntropy(Function):
@@ -36,27 +32,35 @@ class CrossEntropy(Function):
 
     @staticmethod
     def forward(ctx, logits, labels, mean):
-        xp = array_module(logits)
-        rows = xp.flatnonzero(labels != IGNORE_LABEL)
-        highest = logits.max(axis=1)
-        e = logits - highest[:, None]
-        logsumexp = highest + xp.log(xp.exp(e, out=e).sum(axis=1))
-        count = len(rows) if mean else 1
-        ctx.save(logits, logsumexp, rows, labels[rows], count)
-        return (logsumexp[rows] - logits[rows, labels[rows]]).sum() / logits.dtype.type(count)
+        count = int((labels != IGNORE_LABEL).sum()) if mean else 1
+        loss, logsumexp = kernels.of(logits).cross_entropy(logits, labels)
+        ctx.save(logits, labels, logsumexp, count)
+        return loss / logits.dtype.type(count)
 
     @staticmethod
     def backward(ctx, grad):
-        logits, logsumexp, rows, labels, count = ctx.saved
-        dz = logits - logsumexp[:, None]
-        array_module(dz).exp(dz, out=dz)
-        dz[rows, labels] -= 1
-        if len(rows) < len(dz):
-            kept = array_module(dz).zeros((len(dz), 1), dz.dtype)
-            kept[rows] = 1
-            dz *= kept
-        dz *= grad / count
-        return dz
+        logits, labels, logsumexp, count = ctx.saved
+        return kernels.of(logits).cross_entropy_backward(grad / logits.dtype.type(count), logits, labels, logsumexp)
+
+
+class LinearCrossEntropy(Function):
+    """l = s sum_n (logsumexp(z_n) - z_n[label_n]),  z = X W^T.    dz as in CrossEntropy, dX = dz W, dW = dz^T X
+
+    The gradients are computed in the forward pass, from a slice of z at a time: z as a whole never exists.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, labels, scale):
+        loss, dx, dweight = kernels.of(x).linear_cross_entropy(x, weight, labels, scale)
+        ctx.save(dx, dweight)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dweight = ctx.saved
+        if grad != 1:
+            dx, dweight = dx * grad, dweight * grad
+        return dx, dweight
 
 
 class RMSNorm(Function):
@@ -67,22 +71,20 @@ class RMSNorm(Function):
 
     @staticmethod
     def forward(ctx, x, gain, eps):
-        r = (mean_product(x, x) + x.dtype.type(eps)) ** -0.5
-        ctx.save(x, gain, r)
-        y = x * r
-        y *= gain
-        return y
+        y, r = kernels.of(x).rms_norm(rows(x), gain, eps)
+        ctx.save(x, gain, r, eps)
+        return y.reshape(x.shape)
+
+    @staticmethod
+    def rebuild(ctx):
+        x, gain, _, eps = ctx.saved
+        return kernels.of(x).rms_norm(rows(x), gain, eps)[0].reshape(x.shape)
 
     @staticmethod
     def backward(ctx, grad):
-        x, gain, r = ctx.saved
-        normed = x * r
-        dgain = (grad * normed).reshape(-1, len(gain)).sum(axis=0)
-        dx = grad * gain
-        normed *= mean_product(dx, normed)
-        dx -= normed
-        dx *= r
-        return dx, dgain
+        x, gain, r, _ = ctx.saved
+        dx, dgain = kernels.of(x).rms_norm_backward(rows(grad), rows(x), gain, r)
+        return dx.reshape(x.shape), dgain
 
 
 class SwiGLU(Function):
@@ -91,25 +93,16 @@ class SwiGLU(Function):
     @staticmethod
     def forward(ctx, a, b):
         ctx.save(a, b)
-        half = 0.5 * a
-        y = array_module(a).tanh(half)  # silu(a) = a/2 (1 + tanh(a/2))
-        y += 1
-        y *= half
-        y *= b
-        return y
+        return kernels.of(a).swiglu(a, b)
+
+    @staticmethod
+    def rebuild(ctx):
+        return kernels.of(ctx.saved[0]).swiglu(*ctx.saved)
 
     @staticmethod
     def backward(ctx, grad):
         a, b = ctx.saved
-        s = logistic(a)
-        silu = s * a
-        db = grad * silu
-        da = 1 - s
-        da *= silu
-        da += s
-        da *= grad
-        da *= b
-        return da, db
+        return kernels.of(a).swiglu_backward(grad, a, b)
 
 
 class Rope(Function):
@@ -121,12 +114,12 @@ class Rope(Function):
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save(cos, sin)
-        return rotate(x, cos, sin)
+        return kernels.of(x).rope(x, cos, sin)
 
     @staticmethod
     def backward(ctx, grad):
         cos, sin = ctx.saved
-        return rotate(grad, cos, -sin)
+        return kernels.of(grad).rope(grad, cos, -sin)
 
 
 class Attention(Function):
@@ -134,63 +127,37 @@ class Attention(Function):
 
     Q (B, H, Tq, d), K and V (B, H_kv, Tk, d); query head h uses key/value head h // (H / H_kv).
     dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum_j dP_j P_j),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d)
-
-    Kept is E = exp(S - max), keys down and queries across, where NumPy folds keys fastest. P = E / sum is never formed:
-    the division moves to O, and with g = dO / sum also dS = E (g V^T - sum g O).
+    and sum_j dP_j P_j = dO . O.
     """
 
     @staticmethod
     def forward(ctx, q, k, v):
-        xp, root = array_module(q), 1 / math.sqrt(q.shape[-1])
-        q = grouped(q * root, k.shape[1])  # (B, H_kv, H / H_kv, Tq, d)
-        k, v = k[:, :, None], v[:, :, None]
-        e = k @ q.swapaxes(-1, -2)  # (..., Tk, Tq)
-        e += causal_mask(*e.shape[-2:], e)
-        e -= e.max(axis=-2, keepdims=True)
-        xp.exp(e, out=e)
-        total = e.sum(axis=-2)[..., None]  # (..., Tq, 1)
-        out = e.swapaxes(-1, -2) @ v
-        out /= total
-        ctx.save(q, k, v, e, total, out, root)
-        return out.reshape(out.shape[0], -1, *out.shape[3:])
+        out, kept = kernels.of(q).attention(q, k, v)
+        ctx.save(q, k, v, out, kept)
+        return out
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, e, total, out, root = ctx.saved
-        g = grouped(grad, k.shape[1]) / total
-        dv = (e @ g).sum(axis=2)
-        ds = v @ g.swapaxes(-1, -2)
-        ds -= array_module(g).einsum("...td,...td->...t", g, out)[..., None, :]
-        ds *= e
-        dq = ds.swapaxes(-1, -2) @ k
-        dq *= root
-        dk = (ds @ q).sum(axis=2)
-        return dq.reshape(dq.shape[0], -1, *dq.shape[3:]), dk, dv
+        return kernels.of(grad).attention_backward(grad, *ctx.saved)
 
 
-def rotate(x, cos, sin):
-    """x (..., T, d), cos and sin (T, d/2): (x1, x2) (cos, cos) + (x2, x1) (-sin, sin)"""
-    xp = array_module(x)
-    y = x * xp.concatenate([cos, cos], axis=-1)
-    y += xp.roll(x, x.shape[-1] // 2, axis=-1) * xp.concatenate([-sin, sin], axis=-1)
-    return y
+class Embedding(Function):
+    """y[n] = W[id_n].    dW[v] = sum over n with id_n = v of dy[n]"""
+
+    @staticmethod
+    def forward(ctx, weight, ids):
+        ctx.save(len(weight), ids)
+        return weight[ids]
+
+    @staticmethod
+    def backward(ctx, grad):
+        vocab, ids = ctx.saved
+        return kernels.of(grad).embedding_backward(rows(grad), ids.reshape(-1), vocab)
 
 
-def mean_product(a, b):
-    """mean_i a_i b_i over the last axis, which is kept with length one."""
-    return array_module(a).einsum("...d,...d->...", a, b)[..., None] / a.dtype.type(a.shape[-1])
-
-
-def grouped(x, kv_heads):
-    """(B, H, T, d) seen as (B, H_kv, H / H_kv, T, d)."""
-    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
-
-
-def causal_mask(keys, queries, like):
-    """(Tk, Tq): 0 where query i may see key j, -inf where j > i + Tk - Tq."""
-    xp = array_module(like)
-    future = xp.arange(keys)[:, None] > xp.arange(queries) + (keys - queries)
-    return xp.where(future, like.dtype.type(-np.inf), like.dtype.type(0))
+def rows(x):
+    """(..., D) as (N, D)"""
+    return x.reshape(-1, x.shape[-1])
 
 
 def linear(x, weight):
@@ -203,17 +170,29 @@ def cross_entropy(logits, labels, reduction="mean"):
     reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
     Raises ValueError: the mean of no labels, or shapes differ; IndexError: a label outside 0..V-1.
     """
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"cross_entropy: logits {logits.shape} need labels {logits.shape[:-1]}, got {labels.shape}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"cross_entropy: reduction {reduction!r}; allowed: mean, sum")
-    labels, vocab = labels.reshape(-1), logits.shape[-1]
-    bad = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= vocab))
-    if bad.any():
-        raise IndexError(f"cross_entropy: label {int(labels[bad][0])} is outside 0..{vocab - 1} (and not {IGNORE_LABEL})")
+    check_labels("cross_entropy", "logits", logits.shape, labels, logits.shape[-1])
     if reduction == "mean" and (labels == IGNORE_LABEL).all():
         raise ValueError("cross_entropy: every label is ignored, the mean over none is undefined")
-    return CrossEntropy.apply(logits.reshape(-1, vocab), labels=labels, mean=reduction == "mean")
+    return CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels=labels.reshape(-1), mean=reduction == "mean")
+
+
+def linear_cross_entropy(x, weight, labels, scale=1.0):
+    """scale times the summed cross-entropy of `labels` (...) under the logits x W^T, x (..., D), W (V, D), without the logits.
+
+    Raises as `cross_entropy`.
+    """
+    check_labels("linear_cross_entropy", "x", x.shape, labels, len(weight))
+    return LinearCrossEntropy.apply(x.reshape(-1, x.shape[-1]), weight, labels=labels.reshape(-1), scale=scale)
+
+
+def check_labels(op, name, shape, labels, vocab):
+    if shape[:-1] != labels.shape:
+        raise ValueError(f"{op}: {name} {shape} needs labels {shape[:-1]}, got {labels.shape}")
+    bad = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= vocab))
+    if bad.any():
+        raise IndexError(f"{op}: label {int(labels[bad][0])} is outside 0..{vocab - 1} (and not {IGNORE_LABEL})")
 
 
 def rms_norm(x, gain, eps):
@@ -227,10 +206,18 @@ def swiglu(gate, up):
 
 
 def rope(x, cos, sin):
-    """Rotary position embedding of x (..., T, d) with cos and sin (T, d/2) of the angles."""
+    """Rotary position embedding of x (B, H, T, d) with cos and sin (T, d/2) of the angles."""
     return Rope.apply(x, cos=cos, sin=sin)
 
 
 def attention(q, k, v):
     """Causal attention: q (B, H, Tq, d), k and v (B, H_kv, Tk, d), the last query aligned with the last key."""
     return Attention.apply(q, k, v)
+
+
+def embedding(weight, ids):
+    """weight (V, D), ids any shape of integers in 0..V-1: (..., D). Raises IndexError for an id outside."""
+    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
+        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; "
+                         f"the table has rows 0..{weight.shape[0] - 1}")
+    return Embedding.apply(weight, ids=ids)

@@ -43,23 +43,6 @@ class Gather(Function):
         return dx
 
 
-class Embedding(Function):
-    """y[n] = W[id_n].    dW[v] = sum over n with id_n = v of dy[n]"""
-
-    @staticmethod
-    def forward(ctx, weight, ids):
-        ctx.save(weight.shape, ids)
-        return weight[ids]
-
-    @staticmethod
-    def backward(ctx, grad):
-        shape, ids = ctx.saved
-        xp = array_module(grad)
-        dw = xp.zeros(shape, grad.dtype)
-        xp.add.at(dw, ids.reshape(-1), grad.reshape(-1, shape[1]))
-        return dw
-
-
 def getitem(x, key):
     return GetItem.apply(x, key=key)
 
@@ -68,10 +51,3 @@ def gather(x, index, axis=-1):
     """index: integer array with x's shape except along `axis`."""
     return Gather.apply(x, index=index, axis=axis % x.ndim)
 
-
-def embedding(weight, ids):
-    """weight (V, D), ids any shape of integers in 0..V-1: (..., D). Raises IndexError for an id outside."""
-    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
-        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; "
-                         f"the table has rows 0..{weight.shape[0] - 1}")
-    return Embedding.apply(weight, ids=ids)

@@ -1,0 +1,66 @@
+"""How long a forward and backward pass of an SLTrain layer takes, from its sizes: what `--algorithm auto` decides by.
+
+    materialised   t = g (6 n in out + 8 r in out) + w in out + o
+    factored       t = g 6 n r (in + out) + s 6 n nnz + c 5 n (in + out) + o
+
+    n tokens, W (out, in) of rank r plus nnz entries
+    g  seconds per operation of a dense product
+    s  seconds per operation of a product with S: SpMM twice, SDDMM once
+    c  seconds to move one activation in and out of the layout that the sparse products need
+    w  seconds per element of W that is built, scattered into and gathered from, in forward and backward together
+    o  seconds of what must be done however small the sizes are
+
+The constants depend on the machine; only their ratios decide. `python -m minisl.bench --calibrate` fits them to measurements and
+keeps them in a file that is read here. Those built in were measured so, see docs/cost-model.md.
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from minisl.errors import InputError
+
+CONSTANTS = {
+    "cpu": {"g": 2.2e-12, "s": 1.4e-11, "c": 3e-11, "w": 1e-9, "o": 2e-4},
+    "numpy_backend": {"g": 2.2e-12, "s": 1e-9, "c": 0.0, "w": 1e-9, "o": 1e-4},
+    "reference": {"g": 1.0, "s": 1.0, "c": 0.0, "w": 0.0, "o": 0.0},
+}
+
+
+def seconds(algorithm, n, width, out, r, nnz, backend="cpu"):
+    """Expected seconds of one forward and backward pass of a (out, in) layer over n tokens."""
+    k, work = constants(backend), features(algorithm, n, width, out, r, nnz)
+    return sum(k[name] * amount for name, amount in work.items())
+
+
+def features(algorithm, n, width, out, r, nnz):
+    """constant -> what it is multiplied with"""
+    if algorithm == "materialised":
+        return {"g": (6 * n + 8 * r) * width * out, "w": width * out, "o": 1}
+    return {"g": 6 * n * r * (width + out), "s": 6 * n * nnz, "c": 5 * n * (width + out), "o": 1}
+
+
+def calibration_file():
+    """Where this user's constants are: $MINISL_COST, or minisl/cost.json in the folder for caches."""
+    if "MINISL_COST" in os.environ:
+        return Path(os.environ["MINISL_COST"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minisl" / "cost.json"
+
+
+@cache
+def constants(backend):
+    """The constants of a backend: calibrated on this machine, or built in.
+
+    Raises InputError for a calibration file that cannot be used.
+    """
+    path = calibration_file()
+    try:
+        found = json.loads(path.read_text()).get(backend, {})
+        if not all(isinstance(v, float) and 0 <= v < 1 for v in found.values()):
+            raise ValueError("a constant is no number between 0 and 1")
+        return CONSTANTS[backend] | found
+    except FileNotFoundError:
+        return CONSTANTS[backend]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a calibration ({error}); delete it, or python -m minisl.bench --calibrate") from None

@@ -1,0 +1,202 @@
+"""Numba loops over rows, one core each: what NumPy would do in several passes over memory, in one."""
+
+import math
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from minisl.backend import IGNORE_LABEL
+from minisl.kernels.cpu.simd import LANES, highest, larger, load, store
+
+# fastmath: sums may be split over vector lanes, a b + c be one instruction. No -ffinite-math: a NaN must stay one.
+kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+def exp(x):
+    raise NotImplementedError("for kernels only")
+
+
+@overload(exp, jit_options={"fastmath": {"contract"}})
+def exp_for(x):
+    """e^x: libm's for float64. For float32 one that the compiler can vectorise, right to 2 units in the last place:
+    x = n ln 2 + r, |r| <= ln(2) / 2; a polynomial for e^r; n goes straight into the exponent's bits."""
+    if x.bitwidth == 64:
+        return lambda x: math.exp(x)
+    log2e, ln2_high, ln2_low = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+    c2, c3, c4, c5, c6 = (np.float32(c) for c in (0.5, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3))
+    c7, zero, one, low, high = (np.float32(c) for c in (1.9875691500e-4, 0, 1, -87, 88))
+
+    def exp32(x):
+        clipped = min(max(x, low), high)
+        n = np.floor(clipped * log2e + c2)
+        r = clipped - n * ln2_high - n * ln2_low
+        p = ((((c7 * r + c6) * r + c5) * r + c4) * r + c3) * r + c2
+        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+        y = (p * r * r + r + one) * power if x >= low else zero
+        return y if x == x else x  # NaN stays NaN
+
+    return exp32
+
+
+@kernel
+def largest(z):
+    """The largest element of a row. A NaN may be passed over: the next pass over the row will meet it."""
+    whole, top = len(z) - len(z) % LANES, z[0]
+    if whole:
+        lanes = load(z, 0, 0)
+        for i in range(LANES, whole, LANES):
+            lanes = larger(lanes, load(z, i, 0))
+        top = highest(lanes)
+    for i in range(whole, len(z)):
+        top = z[i] if z[i] > top else top
+    return top
+
+
+@kernel
+def cross_entropy(logits, labels, begin, end, losses, logsumexp):
+    for n in range(begin, end):
+        z, total = logits[n], logits.dtype.type(0)
+        top = largest(z)
+        for i in range(len(z)):
+            total += exp(z[i] - top)
+        logsumexp[n] = top + np.log(total)
+        losses[n] = logsumexp[n] - z[labels[n]] if labels[n] != IGNORE_LABEL else 0
+
+
+@kernel
+def cross_entropy_backward(scale, labels, logsumexp, begin, end, z):
+    """Logits become their gradient, in place"""
+    for n in range(begin, end):
+        if labels[n] == IGNORE_LABEL:
+            z[n] = 0
+            continue
+        row, shift = z[n], logsumexp[n]
+        for i in range(len(row)):
+            row[i] = scale * exp(row[i] - shift)
+        row[labels[n]] -= scale
+
+
+@kernel
+def rms_norm(x, gain, eps, begin, end, y, r):
+    for n in range(begin, end):
+        squares = x.dtype.type(0)
+        for i in range(x.shape[1]):
+            squares += x[n, i] * x[n, i]
+        r[n] = x.dtype.type(1) / np.sqrt(squares / x.dtype.type(x.shape[1]) + eps)
+        for i in range(x.shape[1]):
+            y[n, i] = x[n, i] * r[n] * gain[i]
+
+
+@kernel
+def rms_norm_backward(dy, x, gain, r, begin, end, dx, dgain):
+    """dgain: this slice's share, added"""
+    for n in range(begin, end):
+        mean, scale = x.dtype.type(0), r[n]
+        for i in range(x.shape[1]):
+            mean += dy[n, i] * gain[i] * x[n, i]
+        mean *= scale * scale / x.dtype.type(x.shape[1])
+        for i in range(x.shape[1]):
+            dgain[i] += dy[n, i] * x[n, i] * scale
+            dx[n, i] = (dy[n, i] * gain[i] - x[n, i] * mean) * scale
+
+
+@kernel
+def swiglu(a, b, begin, end, y):
+    a, b, y, one = a[begin:end], b[begin:end], y[begin:end], a.dtype.type(1)
+    for i in range(len(a)):
+        y[i] = a[i] / (one + exp(-a[i])) * b[i]
+
+
+@kernel
+def swiglu_backward(dy, a, b, begin, end, da, db):
+    dy, a, b, da, db, one = dy[begin:end], a[begin:end], b[begin:end], da[begin:end], db[begin:end], a.dtype.type(1)
+    for i in range(len(a)):
+        s = one / (one + exp(-a[i]))
+        db[i] = dy[i] * a[i] * s
+        da[i] = dy[i] * b[i] * s * (one + a[i] * (one - s))
+
+
+@kernel
+def rope(x, cos, sin, heads, begin, end, y):
+    """x (N heads, d): row n is a head at position n // heads % T"""
+    positions, half = cos.shape
+    whole = half - half % LANES
+    for n in range(begin, end):
+        t = n // heads % positions
+        for i in range(0, whole, LANES):
+            c, s, a, b = load(cos, t, i), load(sin, t, i), load(x, n, i), load(x, n, i + half)
+            store(y, n, i, a * c - b * s)
+            store(y, n, i + half, b * c + a * s)
+        for i in range(whole, half):
+            y[n, i] = x[n, i] * cos[t, i] - x[n, i + half] * sin[t, i]
+            y[n, i + half] = x[n, i + half] * cos[t, i] + x[n, i] * sin[t, i]
+
+
+@kernel
+def softmax_block(scores, root, first, offset, logsumexp):
+    """Scores (groups, heads, queries, keys) to probabilities in place. Row i is query first + i and sees keys 0 .. first + i
+    + offset."""
+    for g in range(scores.shape[0]):
+        for h in range(scores.shape[1]):
+            for i in range(scores.shape[2]):
+                s, seen = scores[g, h, i], first + i + offset + 1
+                row, total = s[:seen], s.dtype.type(0)
+                top = largest(row)
+                for j in range(len(row)):
+                    row[j] = exp((row[j] - top) * root)
+                    total += row[j]
+                share = s.dtype.type(1) / total
+                for j in range(len(row)):
+                    row[j] *= share
+                s[seen:] = 0
+                logsumexp[g, h, first + i] = top * root + np.log(total)
+
+
+@kernel
+def softmax_block_backward(scores, dprobabilities, root, first, offset, logsumexp, delta):
+    """scores: S to P.  dprobabilities: dP to dS = P (dP - delta) root."""
+    for g in range(scores.shape[0]):
+        for h in range(scores.shape[1]):
+            for i in range(scores.shape[2]):
+                s, ds, seen = scores[g, h, i], dprobabilities[g, h, i], first + i + offset + 1
+                p, d, shift, mean = s[:seen], ds[:seen], logsumexp[g, h, first + i], delta[g, h, first + i]
+                for j in range(len(p)):
+                    p[j] = exp(p[j] * root - shift)
+                    d[j] = p[j] * (d[j] - mean) * root
+                s[seen:] = 0
+                ds[seen:] = 0
+
+
+@kernel
+def embedding_backward(dy, ids, begin, end, dweight):
+    """Columns begin .. end of dweight[ids[n]] += dy[n]"""
+    for n in range(len(ids)):
+        row, g = dweight[ids[n], begin:end], dy[n, begin:end]
+        for i in range(len(g)):
+            row[i] += g[i]
+
+
+@kernel
+def adamw(p, g, m, v, b1, b2, c1, c2, rate, root2, eps, decay, begin, end):
+    """c = 1 - b; rate = lr / (1 - b1^t), root2 = 1 / sqrt(1 - b2^t), decay = 1 - lr wd"""
+    p, g, m, v = p[begin:end], g[begin:end], m[begin:end], v[begin:end]
+    for i in range(len(p)):
+        m[i] = b1 * m[i] + c1 * g[i]
+        v[i] = b2 * v[i] + c2 * g[i] * g[i]
+        p[i] = decay * p[i] - rate * m[i] / (np.sqrt(v[i]) * root2 + eps)
+
+
+@kernel
+def square_sum(a, begin, end):
+    a, total = a[begin:end], 0.0
+    for i in range(len(a)):
+        total += np.float64(a[i]) * np.float64(a[i])
+    return total
+
+
+@kernel
+def add(a, b, begin, end, y):
+    a, b, y = a[begin:end], b[begin:end], y[begin:end]
+    for i in range(len(a)):
+        y[i] = a[i] + b[i]

@@ -1,0 +1,185 @@
+"""Ops that do several steps at once, on arrays: the value, and the gradients derived by hand. NumPy, or CuPy for CuPy arrays.
+
+What they compute, gradient by gradient, is in the docstrings of `minisl.autograd.ops.fused`. N rows, D features, V vocabulary, B
+sequences, H heads of width d, T positions.
+"""
+
+import math
+
+import numpy as np
+
+from minisl.backend import IGNORE_LABEL, array_module
+
+LOGITS = 1 << 24  # how many logits linear_cross_entropy holds at a time
+
+
+def linear(x, weight):
+    """(N, in) and (out, in) to (N, out)"""
+    return x @ weight.T
+
+
+def linear_backward(dy, x, weight, need_dx):
+    return dy @ weight if need_dx else None, dy.T @ x
+
+
+def cross_entropy(logits, labels):
+    """(sum of the rows' losses, logsumexp of each row) of logits (N, V)"""
+    xp = array_module(logits)
+    highest = logits.max(axis=1)
+    e = logits - highest[:, None]
+    logsumexp = highest + xp.log(xp.exp(e, out=e).sum(axis=1))
+    rows = xp.flatnonzero(labels != IGNORE_LABEL)
+    return (logsumexp[rows] - logits[rows, labels[rows]]).sum(), logsumexp
+
+
+def cross_entropy_backward(scale, logits, labels, logsumexp):
+    """scale (softmax - onehot), 0 in rows without a label"""
+    xp = array_module(logits)
+    dz = logits - logsumexp[:, None]
+    xp.exp(dz, out=dz)
+    rows = xp.flatnonzero(labels != IGNORE_LABEL)
+    dz[rows, labels[rows]] -= 1
+    kept = xp.zeros((len(dz), 1), dz.dtype)
+    kept[rows] = scale
+    dz *= kept
+    return dz
+
+
+def linear_cross_entropy(x, weight, labels, scale):
+    """scale times the summed cross-entropy of the logits x W^T, dx and dW; a slice of rows at a time"""
+    xp, step = array_module(x), max(1, LOGITS // len(weight))
+    loss, dx, dweight = x.dtype.type(0), xp.empty_like(x), xp.zeros_like(weight)
+    for n in range(0, len(x), step):
+        rows = slice(n, n + step)
+        logits = x[rows] @ weight.T
+        part, logsumexp = cross_entropy(logits, labels[rows])
+        dz = cross_entropy_backward(x.dtype.type(scale), logits, labels[rows], logsumexp)
+        dx[rows] = dz @ weight
+        dweight += dz.T @ x[rows]
+        loss = loss + part
+    return loss * x.dtype.type(scale), dx, dweight
+
+
+def rms_norm(x, gain, eps):
+    """(y, r) of x (N, D), r (N, 1)"""
+    r = (mean_product(x, x) + x.dtype.type(eps)) ** -0.5
+    y = x * r
+    y *= gain
+    return y, r
+
+
+def rms_norm_backward(dy, x, gain, r):
+    normed = x * r
+    dgain = (dy * normed).sum(axis=0)
+    dx = dy * gain
+    normed *= mean_product(dx, normed)
+    dx -= normed
+    dx *= r
+    return dx, dgain
+
+
+def swiglu(a, b):
+    half = 0.5 * a
+    y = array_module(a).tanh(half)  # silu(a) = a/2 (1 + tanh(a/2))
+    y += 1
+    y *= half
+    y *= b
+    return y
+
+
+def swiglu_backward(dy, a, b):
+    s = 0.5 * (1 + array_module(a).tanh(0.5 * a))  # sigmoid(a)
+    silu = s * a
+    db = dy * silu
+    da = 1 - s
+    da *= silu
+    da += s
+    da *= dy
+    da *= b
+    return da, db
+
+
+def rope(x, cos, sin):
+    """x (B, H, T, d), cos and sin (T, d/2): (x1, x2) (cos, cos) + (x2, x1) (-sin, sin)"""
+    xp = array_module(x)
+    y = x * xp.concatenate([cos, cos], axis=-1)
+    y += xp.roll(x, x.shape[-1] // 2, axis=-1) * xp.concatenate([-sin, sin], axis=-1)
+    return y
+
+
+def attention(q, k, v):
+    """(out, what the backward pass needs of the forward): here E = exp(S - max) itself, keys down and queries across, where NumPy
+    folds keys fastest. P = E / sum is never formed: the division moves to O."""
+    xp = array_module(q)
+    q = grouped(q * (1 / math.sqrt(q.shape[-1])), k.shape[1])  # (B, H_kv, H / H_kv, Tq, d)
+    k, v = k[:, :, None], v[:, :, None]
+    e = k @ q.swapaxes(-1, -2)  # (..., Tk, Tq)
+    e += causal_mask(*e.shape[-2:], e)
+    e -= e.max(axis=-2, keepdims=True)
+    xp.exp(e, out=e)
+    total = e.sum(axis=-2)[..., None]  # (..., Tq, 1)
+    out = e.swapaxes(-1, -2) @ v
+    out /= total
+    return out.reshape(out.shape[0], -1, *out.shape[3:]), (e, total)
+
+
+def attention_backward(dout, q, k, v, out, kept):
+    """With g = dO / sum: dS = E (g V^T - sum g O)"""
+    (e, total), root = kept, 1 / math.sqrt(q.shape[-1])
+    q, out, g = (grouped(a, k.shape[1]) for a in (q, out, dout))
+    k, v, g = k[:, :, None], v[:, :, None], g / total
+    dv = (e @ g).sum(axis=2)
+    ds = v @ g.swapaxes(-1, -2)
+    ds -= array_module(g).einsum("...td,...td->...t", g, out)[..., None, :]
+    ds *= e
+    ds *= root
+    dq = ds.swapaxes(-1, -2) @ k
+    dk = (ds @ q).sum(axis=2)
+    return dq.reshape(dq.shape[0], -1, *dq.shape[3:]), dk, dv
+
+
+def embedding_backward(dy, ids, vocab):
+    """dW (V, D) from dy (N, D) and ids (N,)"""
+    xp = array_module(dy)
+    dweight = xp.zeros((vocab, dy.shape[1]), dy.dtype)
+    xp.add.at(dweight, ids, dy)
+    return dweight
+
+
+def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
+    """One AdamW update of p, m and v in place; t counts from 1"""
+    (b1, b2), xp = betas, array_module(p)
+    m *= b1
+    m += (1 - b1) * g
+    v *= b2
+    v += (1 - b2) * (g * g)
+    denominator = xp.sqrt(v)
+    denominator /= math.sqrt(1 - b2**t)
+    denominator += eps
+    xp.divide(m, denominator, out=denominator)
+    denominator *= lr / (1 - b1**t)
+    if weight_decay:
+        p *= 1 - lr * weight_decay
+    p -= denominator
+
+
+def square_sum(arrays):
+    """Sum of all squares, as a float"""
+    return float(sum((array_module(a).vdot(a, a) for a in arrays), np.float64(0)))
+
+
+def mean_product(a, b):
+    """mean_i a_i b_i over the last axis, which is kept with length one."""
+    return array_module(a).einsum("...d,...d->...", a, b)[..., None] / a.dtype.type(a.shape[-1])
+
+
+def grouped(x, kv_heads):
+    """(B, H, T, d) seen as (B, H_kv, H / H_kv, T, d)."""
+    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
+
+
+def causal_mask(keys, queries, like):
+    """(Tk, Tq): 0 where query i may see key j, -inf where j > i + Tk - Tq."""
+    xp = array_module(like)
+    future = xp.arange(keys)[:, None] > xp.arange(queries) + (keys - queries)
+    return xp.where(future, like.dtype.type(-np.inf), like.dtype.type(0))
