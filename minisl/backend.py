@@ -73,3 +73,4 @@ def keep_freed_memory():
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: arrays below 1 GiB come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: what one thread frees, another can use

@@ -86,7 +86,7 @@ class Tensor:
         """Add d(self)/d(leaf) to `leaf.grad` for every leaf that self was computed from.
 
         gradient: dL/d(self), an array of self's shape; may be left out for a scalar (then 1).
-        deliver: called as deliver(leaf, gradient) instead; the array may be shared and must not be changed.
+        deliver: called as deliver(leaf, gradient) instead; the array is the leaf's alone.
         Raises RuntimeError: self was not computed from a tensor with requires_grad, or its graph was used before.
         """
         if not self.requires_grad:
@@ -100,8 +100,8 @@ class Tensor:
         walk_back(self.node or self, gradient, deliver or Tensor.accumulate)
 
     def accumulate(self, gradient):
-        """Take a finished gradient: copied when it is the first, so that no two tensors ever share one."""
-        self.grad = gradient.copy() if self.grad is None else self.grad + gradient
+        """Take a finished gradient: an array that nobody else holds."""
+        self.grad = gradient if self.grad is None else self.grad + gradient
         for hook in self._hooks:
             hook(self)
 
@@ -143,7 +143,7 @@ class Node:
     This is the `ctx` that forward and backward receive.
     """
 
-    __slots__ = ("inputs", "needs", "op", "parents", "saved")
+    __slots__ = ("inputs", "needs", "op", "parents", "rebuilt", "saved")
 
     def __init__(self, op, args):
         tensors = [a if isinstance(a, Tensor) else None for a in args]
@@ -151,18 +151,35 @@ class Node:
         self.needs = [t is not None and t.requires_grad for t in tensors]  # which gradients backward must give
         self.parents = [(t.node or t) if need else None for t, need in zip(tensors, self.needs)]
         self.inputs = [(t.shape, t.dtype) if need else None for t, need in zip(tensors, self.needs)]
-        self.saved = ()
+        self.saved, self.rebuilt = (), None
 
     def save(self, *values):
         self.saved = values
+
+    def let_go(self, args):
+        """Do not keep arguments that the op they come from can rebuild: remember the op."""
+        makers = {id(t.data): t.node for t in args if isinstance(t, Tensor) and t.node and t.node.op.rebuild}
+        self.saved = tuple(makers.get(id(value), value) for value in self.saved)
+
+    def fetch(self):
+        """Put rebuilt arrays back where `let_go` took them."""
+        self.saved = tuple(value.output() if isinstance(value, Node) else value for value in self.saved)
+
+    def output(self):
+        """What the op's forward returned, rebuilt once for all who saved it."""
+        if self.rebuilt is None:
+            self.fetch()
+            self.rebuilt = self.op.rebuild(self)
+        return self.rebuilt
 
     def pull(self, gradient):
         """One gradient per input, checked, or None where no gradient is needed. The saved arrays are let go."""
         if self.saved is None:
             raise RuntimeError(f"backward: the graph through {self.op.__name__} was already used and its saved arrays "
                                "released; run the forward pass again (or add the losses before one backward)")
+        self.fetch()
         gradients = self.op.backward(self, gradient)
-        self.saved = None
+        self.saved = self.rebuilt = None
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         if len(gradients) != len(self.parents):
             raise ValueError(f"{self.op.__name__}.backward returned {len(gradients)} gradients for "
@@ -182,12 +199,15 @@ class Node:
 class Function:
     """Base of all ops. `forward(ctx, *arrays, **options)` and `backward(ctx, grad)` work on raw arrays.
 
-    forward keeps what backward needs with `ctx.save(...)`; backward finds it in `ctx.saved` and returns one gradient
-    per positional argument (None where there is none). It must not write into `grad`: others may hold it.
-    An op with `broadcasts = True` returns gradients in the output's shape; the engine sums them down.
+    forward keeps what backward needs with `ctx.save(...)`; backward finds it in `ctx.saved` and returns one gradient per
+    positional argument (None where there is none). It must not write into `grad`, which others may hold, nor return an array
+    that it keeps. An op with `broadcasts = True` returns gradients in the output's shape; the engine sums them down. An op
+    that can make its output again from `ctx.saved`, cheaply, does so in `rebuild(ctx)`: ops that save that output for
+    backward then keep nothing.
     """
 
     broadcasts = False
+    rebuild = None
 
     @classmethod
     def apply(cls, *args, **options):
@@ -196,6 +216,7 @@ class Function:
         out = Tensor(data)
         if _recording.get() and any(ctx.needs):
             out.requires_grad, out.node = True, ctx
+            ctx.let_go(args)
         return out
 
 
@@ -212,22 +233,25 @@ def walk_back(root, gradient, deliver):
     """Visit every node once, each after all its users, and hand finished gradients to `deliver(leaf, gradient)`.
 
     Kahn's topological order with an explicit stack, so depth is not limited by recursion. Gradients that meet are
-    added out of place: the array a node returned may be held by others.
+    added out of place: the array a node returned may be held by others. A leaf gets an array of its own, copied only where it is
+    a view, was passed through, or goes to two parents.
     """
     waiting = count_uses(root)
-    gradients, ready = {root: gradient}, [root]
+    gradients, ready, fresh = {root: gradient}, [root], set()
     while ready:
         node = ready.pop()
         grad = gradients.pop(node, None)
         if isinstance(node, Tensor):
             if grad is not None:
-                deliver(node, grad)
+                deliver(node, grad if node in fresh else grad.copy())
             continue
         pulled = node.pull(grad) if grad is not None else [None] * len(node.parents)
         for parent, g in zip(node.parents, pulled):
             if parent is None:
                 continue
             if g is not None:
+                if parent in gradients or (g.base is None and g is not grad and sum(g is other for other in pulled) == 1):
+                    fresh.add(parent)
                 gradients[parent] = gradients[parent] + g if parent in gradients else g
             waiting[parent] -= 1
             if waiting[parent] == 0:

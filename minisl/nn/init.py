@@ -5,12 +5,12 @@ import numpy as np
 
 def uniform(rng, shape, bound, dtype):
     """U(-bound, bound)"""
-    return _shape_only(shape, dtype) if rng is None else rng.uniform(-bound, bound, shape).astype(dtype)
+    return _drawn(rng, shape, dtype, lambda n: rng.uniform(-bound, bound, n))
 
 
 def normal(rng, shape, std, dtype):
     """N(0, std^2)"""
-    return _shape_only(shape, dtype) if rng is None else (std * rng.standard_normal(shape)).astype(dtype)
+    return _drawn(rng, shape, dtype, lambda n: std * rng.standard_normal(n))
 
 
 def constant(rng, shape, value, dtype):
@@ -24,3 +24,14 @@ def spawn(rng):
 
 def _shape_only(shape, dtype):
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _drawn(rng, shape, dtype, draw, step=1 << 20):
+    """draw(n) gives float64, which is kept for no more than `step` numbers at a time."""
+    if rng is None:
+        return _shape_only(shape, dtype)
+    values = np.empty(shape, dtype)
+    flat = values.reshape(-1)
+    for i in range(0, flat.size, step):
+        flat[i:i + step] = draw(min(step, flat.size - i))
+    return values
