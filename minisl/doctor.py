@@ -5,11 +5,15 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 
 from minisl.backend import cuda_status
+from minisl.blas import better_kernels, numpy_blas
 from minisl.command import Parser, run_command
+from minisl.kernels import numba_status
+from minisl.parallel import cores
 
 
 def python_line():
@@ -31,16 +35,19 @@ def packages_line():
 
 
 def blas_line():
-    """Which BLAS NumPy calls and which kernels it picked for this CPU."""
-    import numpy  # noqa: F401  loads the BLAS that is asked about
-    from threadpoolctl import threadpool_info
-
-    pools = [p for p in threadpool_info() if p["user_api"] == "blas"]
-    if not pools:
+    """Which BLAS NumPy calls, which kernels it picked for this CPU, and whether it has better ones."""
+    blas = numpy_blas()
+    if blas is None:
         return "not recognised (NumPy may be built on Accelerate or its own loops)"
-    pool = pools[0]
-    name, kernels = f"{pool['internal_api']} {pool['version']}", pool.get("architecture", "unknown")
-    return f"{name}, kernels for {kernels}, {gemm_rate():.0f} GFLOP/s in float32"
+    rate, kernels = gemm_rate(), better_kernels()
+    line = (f"{blas['internal_api']} {blas['version']}, kernels for {blas.get('architecture', 'unknown')}, "
+            f"{rate:.0f} GFLOP/s in float32")
+    if kernels is None:
+        return line
+    better = gemm_rate_with(kernels)
+    if better < 1.1 * rate:
+        return f"{line}; those for {kernels} would fit this CPU too, but are no faster ({better:.0f} GFLOP/s)"
+    return f"{line}; fix: export OPENBLAS_CORETYPE={kernels} ({better:.0f} GFLOP/s; train and evaluate do it for themselves)"
 
 
 def gemm_rate(n=1024, seconds=0.3):
@@ -55,25 +62,27 @@ def gemm_rate(n=1024, seconds=0.3):
     return 2 * n**3 / best / 1e9
 
 
+def gemm_rate_with(kernels):
+    """gemm_rate() in a process of its own, in which OpenBLAS is told to run these kernels."""
+    done = subprocess.run([sys.executable, "-c", "from minisl.doctor import gemm_rate; print(gemm_rate())"], check=True,
+                          text=True, capture_output=True, env={**os.environ, "OPENBLAS_CORETYPE": kernels}, timeout=60)
+    return float(done.stdout)
+
+
 def threads_line():
     from threadpoolctl import threadpool_info
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     used = max((p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"), default=1)
-    line = f"{cores} cores for this process, BLAS uses {used}"
+    line = f"{cores()} cores for this process, BLAS uses {used}"
     limits = [v for v in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if v in os.environ]
-    if used < cores:
+    if used < cores():
         line += f"; fix: unset {', '.join(limits)}" if limits else "; fix: set OPENBLAS_NUM_THREADS to the number of cores"
     return line
 
 
 def numba_line():
-    try:
-        return f"{importlib.import_module('numba').__version__} (no kernel uses it yet)"
-    except ImportError:
-        return "not installed (no kernel uses it yet)"
-    except Exception as error:
-        return f"installed but does not import ({type(error).__name__}: {error}); nothing here needs it yet"
+    module, why = numba_status()
+    return f"{why}: its kernels run on {cores()} cores" if module else f"none: {why}; training runs on NumPy, slower"
 
 
 def gpu_line():

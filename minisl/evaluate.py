@@ -8,6 +8,7 @@ import numpy as np
 from minisl import checkpoint
 from minisl.autograd import no_grad, ops
 from minisl.backend import IGNORE_LABEL, array_module
+from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.data import load_corpus, load_documents, tokenize, validation_batches
 from minisl.errors import InputError
@@ -42,6 +43,7 @@ def main(argv):
     parser.add_argument("run", help="a folder that minisl.train wrote")
     parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it (left out: the run's held-out documents)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
+    parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
     args = parser.parse_args(argv)
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: must be at least 1")
@@ -64,4 +66,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    restart_with_better_kernels("minisl.evaluate")
     raise SystemExit(run_command(main))
