@@ -18,14 +18,14 @@ CONFIG_FOLDERS = (HERE.parent / "data" / "configs", HERE / "configs")  # in a ch
 TINY = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4,
     "initializer_range": 0.005, "tokenizer": "bpe", "vocab_size": 1024, "seq_len": 128, "batch_size": 16,
-    "threads": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
+    "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
 MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
-              "activation_checkpointing"}
+              "activation_checkpointing", "keep_blas"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads", "parts")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -68,8 +68,10 @@ class Settings:
     device: str = flag("cpu", "where to run", choices=("cpu", "cuda"))
     algorithm: str = flag("auto", "how SLTrain layers multiply", choices=ALGORITHMS)
     backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
-    threads: int = flag(1, "parts of a batch computed at the same time; 1 leaves the cores to BLAS")
+    threads: int | None = flag(None, "cores to use (left out: all); no result depends on it")
+    parts: int = flag(1, "compute a batch in this many parts, each on one core: for small models")
     activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
+    keep_blas: bool = flag(False, "do not start again where OpenBLAS has better kernels for this CPU")
     eval_every: int = flag(1000, "updates between evaluations", "--eval_every")
     save_every: int = flag(1000, "updates between checkpoints", "--save_every")
     out: str | None = flag(None, "the run's folder (left out: runs/001-METHOD, counting up)", "--save_dir")
@@ -117,9 +119,9 @@ def read_config(name):
     return read_json(known.get(name, name))
 
 
-def parse(argv):
+def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA with W = (alpha/r) B A + S."):
     """(Settings, names of the flags that were given). Later wins: defaults, --tiny, flags."""
-    parser = Parser(prog="python -m minisl.train", description="Pretrain a LLaMA with W = (alpha/r) B A + S.")
+    parser = Parser(prog=prog, description=description)
     for f in fields(Settings):
         default = f.default if f.default is not MISSING else " ".join(f.default_factory())
         names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]

@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 import minisl
-from minisl import checkpoint, methods, optim
-from minisl.autograd import ops
+from minisl import checkpoint, kernels, methods, optim
 from minisl.backend import choose_device, generator, keep_freed_memory
+from minisl.blas import restart_with_better_kernels
 from minisl.command import run_command
 from minisl.config import MAY_CHANGE, Settings, parse
 from minisl.data import Batches, load_corpus, make_tokenizer, tokenize
@@ -28,12 +28,14 @@ from minisl.nn import LlamaConfig
 from minisl.parallel import Workers
 
 
-def train(settings, run, resumed=None):
-    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None.
+def train(settings, run, resumed=None, on="NumPy"):
+    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None; on: words for
+    what computes.
 
     Returns an exit code: 0 done, 130 stopped by Ctrl-C (saved), 1 the loss is no longer a number.
     """
     xp, device = choose_device(settings.device)
+    device = on if xp is np else device
 
     # Text -> tokens -> batches
     corpus = load_corpus(settings.data)
@@ -73,12 +75,12 @@ def train(settings, run, resumed=None):
 
     warmup = settings.steps // 10 if settings.warmup is None else settings.warmup
     per_step = settings.batch_size * settings.accumulate * settings.seq_len
-    workers = Workers(settings.threads if xp is np else 1)
+    workers = Workers(settings.parts if xp is np else 1)
     parameters, busy, first, stopped = model.parameters(), 0.0, step, False
 
     def loss_of(inputs, labels):
         """These rows' share of the update's mean loss."""
-        return ops.cross_entropy(model(inputs), labels, reduction="sum") * (1 / per_step)
+        return model.loss(inputs, labels, 1 / per_step)
 
     with (closing(Metrics(run / "metrics.jsonl", step)) as metrics, finish_step_on_ctrl_c() as asked_to_stop,
           np.errstate(over="ignore", invalid="ignore"),  # a loss that is no number is looked for below
@@ -220,7 +222,8 @@ def main(argv):
     settings, run, state = prepare(argv)
     keep_freed_memory()
     try:
-        return train(settings, run, state)
+        with kernels.running(settings.backend, settings.threads, lambda line: print(line, file=sys.stderr)) as on:
+            return train(settings, run, state, on)
     except BaseException:
         with suppress(OSError):  # nothing was written yet: leave no empty folder behind
             run.rmdir()
@@ -228,4 +231,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    restart_with_better_kernels("minisl.train")
     sys.exit(run_command(main))
