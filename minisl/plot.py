@@ -1,4 +1,4 @@
-"""Figures of a run."""
+"""Figures of runs and benchmarks."""
 
 
 def loss_figure(path, records, title):
@@ -6,11 +6,7 @@ def loss_figure(path, records, title):
 
     records: of metrics.jsonl. Raises ImportError where matplotlib is missing.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     tokens = [r["tokens"] / 1e6 for r in records]
     losses = [r["loss"] for r in records]
     window = max(1, len(losses) // 50)  # a step's neighbours on both sides
@@ -26,8 +22,65 @@ def loss_figure(path, records, title):
         axes.annotate(f"{last['val_loss']:.2f} nats\n{last['bits_per_byte']:.2f} bits per byte",
                       (last["tokens"] / 1e6, last["val_loss"]), xytext=(0, 14), textcoords="offset points", ha="right")
     axes.set(xlabel="training tokens (millions)", ylabel="loss (nats per token)", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.2)
     axes.legend(frameon=False)
+    finish(plt, figure, path)
+
+
+def layer_figure(path, rows, title):
+    """Milliseconds of one layer, forward and backward, by shape and implementation. rows: of `minisl.bench.layer`."""
+    plt = pyplot()
+    shapes = list(dict.fromkeys((r["in"], r["out"], r["r"]) for r in rows))
+    colours = {"minisl": "#0072B2", "NumPy dense": "#999999", "PyTorch, public algorithm": "#D55E00", "PyTorch dense": "#E69F00"}
+    shown = [name for name in colours if any(r["what"] == name for r in rows)]
+    figure, axes = plt.subplots(figsize=(7.2, 4), layout="constrained")
+    for k, name in enumerate(shown):
+        times = [next(r["ms"] for r in rows if r["what"] == name and (r["in"], r["out"], r["r"]) == s) for s in shapes]
+        bars = axes.bar([i + 0.8 * (k - (len(shown) - 1) / 2) / len(shown) for i in range(len(shapes))], times,
+                        0.75 / len(shown), color=colours[name], label="minisl SLTrain" if name == "minisl" else name)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7, color="#555555")
+    axes.set(xticks=range(len(shapes)), xticklabels=[f"{o} x {i}, r {r}" for i, o, r in shapes], yscale="log",
+             ylabel="forward + backward (ms)", title=title)
+    axes.legend(frameon=False, fontsize=8)
+    finish(plt, figure, path)
+
+
+def scaling_figure(path, rows, title):
+    """Time and memory of a step against tokens, width, rank and density, measured and expected. rows: of
+    `minisl.bench.scaling`."""
+    plt = pyplot()
+    names = list(dict.fromkeys(r["varied"] for r in rows))
+    figure, grid = plt.subplots(2, len(names), figsize=(10, 5), layout="constrained", sharey="row", squeeze=False)
+    for column, name in zip(grid.T, names):
+        mine = [r for r in rows if r["varied"] == name]
+        x = [r["value"] for r in mine]
+        for axes, measured, expected, unit, label in ((column[0], "ms", "expected_ms", 1, "step (ms)"),
+                                                      (column[1], "bytes", "expected_bytes", 1e6, "arrays at the peak (MB)")):
+            axes.plot(x, [r[expected] / unit for r in mine], "-", color="#999999", label="expected")
+            axes.plot(x, [r[measured] / unit for r in mine], "o", color="#0072B2", label="measured")
+            axes.set(xscale="log", yscale="log", xticks=x, xticklabels=x)
+            axes.minorticks_off()
+            if axes in grid[:, 0]:
+                axes.set_ylabel(label)
+        column[1].set_xlabel({"delta": "density of S"}.get(name, name))
+    grid[0, 0].legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    finish(plt, figure, path)
+
+
+def pyplot():
+    """matplotlib.pyplot that needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def finish(plt, figure, path):
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+        axes.set_axisbelow(True)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

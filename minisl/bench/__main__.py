@@ -1,0 +1,101 @@
+"""`python -m minisl.bench`: how fast minisl is here, beside PyTorch, SciPy and the dense layer, in one run."""
+
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import minisl
+from minisl.backend import keep_freed_memory
+from minisl.blas import numpy_blas, restart_with_better_kernels
+from minisl.command import Parser, run_command
+from minisl.errors import InputError
+from minisl.kernels import numba_status
+
+SECTIONS = ("layer", "ops", "step", "profile", "scaling")
+
+
+def versions():
+    found = {"minisl": minisl.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    for name in ("numba", "scipy", "torch"):
+        try:
+            found[name] = __import__(name).__version__
+        except ImportError:
+            found[name] = "not installed"
+    return found
+
+
+def processor():
+    """The CPU's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main(argv):
+    parser = Parser(prog="python -m minisl.bench", description="Time minisl beside its peers, in turn, in one run.")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="which questions to ask")
+    parser.add_argument("--out", help="a folder for bench.json and the plots")
+    parser.add_argument("--calibrate", action="store_true", help="fit the cost model behind --algorithm auto to this machine")
+    parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
+    args = parser.parse_args(argv)
+    module, why = numba_status()
+    if module is None:
+        raise InputError(f"minisl.bench times the Numba kernels: {why}")
+    out = Path(args.out) if args.out else None
+    if out:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    keep_freed_memory()
+    with module.announced(say):
+        if args.calibrate:
+            from minisl.bench.calibrate import calibrate
+
+            calibrate(say)
+        else:
+            report(args.only, out)
+
+
+def report(sections, out):
+    from minisl.bench import layer, measure, ops, scaling, step
+
+    machine, blas = measure.ceilings(), numpy_blas()
+    kernels = "{internal_api} {version}, kernels for {architecture}".format(**{"architecture": "?"} | blas) if blas else "BLAS ?"
+    command = "python -m minisl.bench" + (f" --only {' '.join(sections)}" if tuple(sections) != SECTIONS else "")
+    say(f"$ {command}   ({time.strftime('%Y-%m-%d %H:%M')})")
+    say(f"{processor()}, {machine['cores']} cores; {kernels}; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    say(f"ceilings now: {machine['gemm'] / 1e9:.0f} GFLOP/s float32 GEMM, {machine['memory'] / 1e9:.1f} GB/s memory; "
+        "ms are medians, +- is half the distance between the quartiles")
+    if "torch" not in sys.modules and measure.torch_or_none() is None:
+        say("PyTorch is not installed: no rows for it (pip install torch)")
+    found = {"command": command, "date": time.strftime("%Y-%m-%d"), "processor": processor(), "blas": kernels,
+             "versions": versions(), "machine": machine}
+    questions = {"layer": layer.bench, "ops": ops.bench, "step": step.bench, "profile": step.profile, "scaling": scaling.bench}
+    for name in sections:
+        say("")
+        found[name] = questions[name](machine, say)
+    if out:
+        from minisl.checkpoint import write_text
+        from minisl.plot import layer_figure, scaling_figure
+
+        write_text(out / "bench.json", json.dumps(found, indent=1) + "\n")
+        for name, figure in (("layer", layer_figure), ("scaling", scaling_figure)):
+            if name in found:
+                figure(out / f"{name}.png", found[name], f"{processor()}, {machine['cores']} cores, {found['date']}")
+        say(f"\n{out} holds bench.json" + "".join(f", {n}.png" for n in ("layer", "scaling") if n in found))
+
+
+def say(line):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    restart_with_better_kernels("minisl.bench")
+    sys.exit(run_command(main))
