@@ -1,7 +1,19 @@
-"""Shared by all tests: a seeded generator, and the count of mutants at the end of the run."""
+"""Shared by all tests: a seeded generator, the backends, and the count of mutants at the end of the run."""
+
+import gc
+import os
+from pathlib import Path
+
+# Before NumPy is loaded. Some tests compare a command's process with this one to the last bit, or read each line on its stderr:
+# so both run the kernels that OpenBLAS picks itself, whatever the machine sets, and no command starts again with others.
+os.environ.pop("OPENBLAS_CORETYPE", None)
+os.environ["MINISL_KEEP_BLAS"] = "1"
+os.environ["MINISL_COST"] = str(Path(__file__).parent / "no file")  # what this machine was measured at decides nothing here
 
 import numpy as np
 import pytest
+
+from minisl import kernels
 
 KILLED = {}  # name of a wrong implementation -> whether the shipped tests rejected it
 
@@ -11,9 +23,22 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture(params=["numpy", "cpu"])
+def backend(request):
+    """Runs a test with each backend that has kernels of its own for all ops; "auto" means this one within the test."""
+    if request.param == "cpu" and not kernels.numba_status()[0]:
+        pytest.skip(kernels.numba_status()[1])
+    with kernels.using(request.param):
+        yield request.param
+
+
 @pytest.fixture(scope="session")
 def killed():
     return KILLED
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is loaded by now need not be looked at by every collection of garbage
 
 
 def pytest_terminal_summary(terminalreporter):

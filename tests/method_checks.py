@@ -7,7 +7,7 @@ from minisl.methods import full, low_rank
 from minisl.methods.sltrain import SLLinear, sample_support
 from minisl.nn import Linear
 
-SETTINGS = {"rank": 3, "delta": 0.3, "alpha": 6.0, "learned_scale": False, "algorithm": "auto", "backend": "auto"}
+SETTINGS = {"rank": 3, "delta": 0.3, "alpha": 6.0, "learned_scale": False, "algorithm": "auto"}
 
 
 def layer(seed=1, **changes):

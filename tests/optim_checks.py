@@ -24,7 +24,9 @@ def check_adamw():
             g, lr = gradients[t - 1, i], 0.1 / t
             m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
             x = x - lr * wd * x - lr * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + eps)
-        assert abs(p.data[i] - x) < 1e-12
+        state = optimizer.state_dict()
+        for found, right in ((p.data, x), (state["exp_avg.p"], m), (state["exp_avg_sq.p"], v)):
+            assert abs(found[i] - right) < 1e-12
     assert unused.data.tolist() == [1, 1]
 
 

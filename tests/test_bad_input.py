@@ -20,7 +20,7 @@ def refuse(capsys, command, argv, *words):
     code = run_command(command.main, [str(a) for a in argv])
     err = capsys.readouterr().err
     assert code == 2, err
-    [line] = err.splitlines()
+    [line] = [line for line in err.splitlines() if not line.startswith("no Numba kernels")]  # said where they do not work
     assert line.startswith("error: ")
     for word in words:
         assert word in line
@@ -237,7 +237,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_folder(capsys, tmp_path, monkeyp
 
     monkeypatch.setattr(train, "tokenize", pressed)
     assert run_command(train.main, job(tmp_path)) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "run").exists()
 
 
@@ -431,6 +431,6 @@ def test_no_run_given(capsys, command):
 
 def test_too_little_memory_is_one_line_and_code_1(capsys, tmp_path):
     code = run_command(train.main, [*job(tmp_path), "--hidden-size=2147483644"])
-    err = capsys.readouterr().err
-    assert (code, err.count("\n"), err.split()[:4]) == (1, 1, ["error:", "Unable", "to", "allocate"])
+    [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("no Numba kernels")]
+    assert (code, line.split()[:4]) == (1, ["error:", "Unable", "to", "allocate"])
     assert not (tmp_path / "run").exists()

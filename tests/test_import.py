@@ -82,7 +82,9 @@ def test_training_works_where_packages_are_broken(broken, tmp_path):
     done = python("-m", "minisl.train", *job(tmp_path), path=broken)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line and "step/s" not in line]
-    assert said == ["no loss.png: matplotlib does not work here (AttributeError: compiled for another matplotlib)"]
+    assert said == ["no Numba kernels, NumPy is slower: "
+                    "Numba is installed but does not import (RuntimeError: compiled for another numba)",
+                    "no loss.png: matplotlib does not work here (AttributeError: compiled for another matplotlib)"]
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [f for f in FILES if f != "loss.png"]
 
 
@@ -96,8 +98,16 @@ def test_training_works_without_matplotlib(monkeypatch, tmp_path, capsys):
 def test_broken_cupy_is_a_reason_not_a_traceback(broken):
     done = python("-m", "minisl.train", "--tiny", "--device=cuda", "--out", broken / "run", path=broken)
     assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+    line = done.stderr.splitlines()[-1]  # after the one on Numba
     assert "does not import (OSError: compiled for another cupy)" in line
+    assert not (broken / "run").exists()
+
+
+def test_broken_numba_asked_for_is_a_reason_not_a_traceback(broken):
+    done = python("-m", "minisl.train", "--tiny", "--backend=cpu", "--out", broken / "run", path=broken)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "does not import (RuntimeError: compiled for another numba); use --backend numpy" in line
     assert not (broken / "run").exists()
 
 

@@ -4,55 +4,49 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import backend_checks
 import numpy as np
 import pytest
-from kernel_checks import RUNS, SUPPORTS, check_product, check_sparse, check_views
+from backend_checks import check_bits, check_same
+from kernel_checks import ALGORITHMS, SUPPORTS, check_product, check_sparse, check_views
 from method_checks import check_full, check_layer_gradient, check_low_rank, check_start, check_support
-from mutation import load, mutated, patched, rejected
-from op_cases import CASES, check_composed, check_float32, check_gradient, check_value
+from mutation import load, mutated, patched, rejected, within
+from op_cases import CASES, check_composed, check_float32, check_gradient, check_value, ops_in
 from optim_checks import check_adamw, check_adamw_state, check_clip, check_schedule
+from threadpoolctl import threadpool_limits
 
-from minisl import evaluate, parallel
-from minisl.autograd import Function, Tensor, tensor
+from minisl import evaluate, kernels, parallel
+from minisl.autograd import Function, tensor
 from minisl.autograd.ops import elementwise, fused, index, reduce, shape
 from minisl.autograd.ops.matmul import MatMul
 from minisl.data import batches, corpora, make_tokenizer, tokenizers
-from minisl.kernels import Support, numpy_backend, reference
+from minisl.kernels import Support, cost, numpy_backend, numpy_fused, reference
 from minisl.methods import full, low_rank, sltrain
 from minisl.nn import Linear
 from minisl.optim import adamw, clip, schedules
 
 engine, ops_tests = (load(f"{p}.py") for p in ("autograd/test_engine", "autograd/test_ops"))
+sl_tests, choice_tests = (load(f"kernels/{p}.py") for p in ("test_sl_linear", "test_backends"))
 data_tests, evaluate_tests, parallel_tests = (load(f"{p}.py") for p in ("data/test_data", "test_evaluate", "test_parallel"))
-
-
-def ops_in(name):
-    """The ops that a case runs through."""
-    case, seen = CASES[name], set()
-    todo = [case.function(*(Tensor(a, requires_grad=True) for a in case.inputs())).node]
-    while todo:
-        node = todo.pop()
-        if getattr(node, "op", None):
-            seen.add(node.op)
-            todo += [p for p in node.parents if p is not None]
-    return seen
-
 
 CASES_OF = {}
 for _name in CASES:
     for _op in ops_in(_name):
-        CASES_OF.setdefault(_op, []).append(_name)
+        CASES_OF.setdefault(_op.__name__, []).append(_name)
 OPS = [op for op in Function.__subclasses__() if op.__module__.startswith("minisl.autograd.ops")]
 
 
-def op_checks(op):
-    return [partial(check, name) for name in CASES_OF[op] for check in (check_value, check_gradient, check_float32)
-            ] + [partial(check_composed, name) for name in CASES_OF[op] if CASES[name].composed]
+def op_checks(*names):
+    """The checks of these ops, with NumPy: the cpu backend has mutants of its own."""
+    cases = [case for name in names for case in CASES_OF[name]]
+    return within("numpy", [partial(check, case) for case in cases for check in (check_value, check_gradient, check_float32)]
+                  + [partial(check_composed, case) for case in cases if CASES[case].composed])
 
 
 def product_checks():
-    return [partial(check_product, s, *run) for s in SUPPORTS for run in RUNS] + [
-        partial(check_sparse, s, b) for s in SUPPORTS for b in ("reference", "numpy")] + [partial(check_views, s) for s in SUPPORTS]
+    products = [partial(check_product, s, a) for s in SUPPORTS for a in ALGORITHMS] + [partial(check_sparse, s) for s in SUPPORTS]
+    return within("numpy", [*products, sl_tests.test_sddmm_over_several_slices]) + within("reference", products) + [
+        partial(check_views, s) for s in SUPPORTS]
 
 
 def engine_checks():
@@ -86,7 +80,7 @@ SPOILED = {
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.__name__)
 def test_every_op(op, mistake, killed):
     with patched(op, "backward", staticmethod(SPOILED[mistake](op.backward))):
-        killed[f"{op.__name__}: {mistake}"] = rejected(op_checks(op))
+        killed[f"{op.__name__}: {mistake}"] = rejected(op_checks(op.__name__))
     assert killed[f"{op.__name__}: {mistake}"]
 
 
@@ -118,56 +112,69 @@ OP_MUTANTS = [
     (index.GetItem.backward, "xp.add.at(dx, key, grad)", "dx[key] = grad"),
     (index.GetItem.backward, "xp.add.at(dx, key, grad)", "dx[key] += grad"),
     (index.Gather.backward, "xp.add.at(dx, tuple(where), grad)", "dx[tuple(where)] = grad"),
-    (index.Embedding.backward, "xp.add.at(dw, ids.reshape(-1), grad.reshape(-1, shape[1]))", "dw[ids] = grad"),
-    (index.Embedding.backward, "xp.add.at(dw, ids.reshape(-1), grad.reshape(-1, shape[1]))", "dw[ids] += grad"),
     (MatMul.backward, "grad @ b.swapaxes(-1, -2)", "grad @ b"),
     (MatMul.backward, "a.swapaxes(-1, -2) @ grad", "a @ grad"),
-    (fused.Linear.forward, "weight.T", "weight[::-1].T"),
-    (fused.Linear.backward, "dy.T @ x", "dy[::-1].T @ x"),
-    (fused.CrossEntropy.forward, "len(rows) if mean else 1", "len(rows) + 1 if mean else 1"),
-    (fused.CrossEntropy.forward, "len(rows) if mean else 1", "len(labels) if mean else 1"),
-    (fused.CrossEntropy.forward, "len(rows) if mean else 1", "len(rows)"),
+    (fused.CrossEntropy.forward, "sum()) if mean else 1", "sum()) + 1 if mean else 1"),
+    (fused.CrossEntropy.forward, "(labels != IGNORE_LABEL).sum()", "len(labels)"),
+    (fused.CrossEntropy.forward, "if mean else 1", ""),
     (fused.CrossEntropy.forward, "labels != IGNORE_LABEL", "labels != 0"),
-    (fused.CrossEntropy.backward, "dz[rows, labels] -= 1", "pass"),
-    (fused.CrossEntropy.backward, "grad / count", "grad"),
-    (fused.CrossEntropy.backward, "if len(rows) < len(dz):", "if False:"),
-    (fused.RMSNorm.forward, "+ x.dtype.type(eps)", ""),
-    (fused.RMSNorm.forward, "y *= gain", "pass"),
-    (fused.RMSNorm.backward, "dx -= normed", "pass"),
-    (fused.RMSNorm.backward, "mean_product(dx, normed)", "mean_product(grad, normed)"),
-    (fused.RMSNorm.backward, "dx = grad * gain", "dx = grad * 1"),
-    (fused.RMSNorm.backward, "(grad * normed)", "(grad * x)"),
-    (fused.RMSNorm.backward, ".sum(axis=0)", ".mean(axis=0)"),
-    (fused.SwiGLU.forward, "y += 1", "pass"),
-    (fused.SwiGLU.backward, "db = grad * silu", "db = grad * s"),
-    (fused.SwiGLU.backward, "da += s", "pass"),
-    (fused.SwiGLU.backward, "da = 1 - s", "da = 1 + s"),
+    (fused.CrossEntropy.backward, "grad / logits.dtype.type(count)", "grad"),
+    (fused.LinearCrossEntropy.backward, "if grad != 1:", "if False:"),
+    (fused.LinearCrossEntropy.backward, "dx * grad, dweight * grad", "dx * grad, dweight"),
     (fused.Rope.backward, "-sin", "sin"),
-    (fused.rotate, "[-sin, sin]", "[sin, -sin]"),
-    (fused.rotate, "[cos, cos]", "[cos, sin]"),
-    (fused.rotate, "x.shape[-1] // 2", "1"),
-    (fused.Attention.forward, "q * root", "q * 1"),
-    (fused.Attention.forward, "out /= total", "pass"),
-    (fused.Attention.forward, "e += causal_mask(*e.shape[-2:], e)", "pass"),
-    (fused.causal_mask, "(keys - queries)", "(keys - queries) + 1"),
-    (fused.causal_mask, "(keys - queries)", "(keys - queries) - 1"),
-    (fused.causal_mask, "(keys - queries)", "0"),
-    (fused.Attention.backward, "/ total", ""),
-    (fused.Attention.backward, "dq *= root", "pass"),
-    (fused.Attention.backward, "ds *= e", "pass"),
-    (fused.Attention.backward, "(ds @ q).sum(axis=2)", "(ds @ q)[:, :, 0]"),
-    (fused.Attention.backward, "(e @ g).sum(axis=2)", "(e @ g).mean(axis=2)"),
-    (fused.Attention.backward, '"...td,...td->...t", g, out', '"...td,...td->...t", 0 * g, out'),
-    (fused.grouped, "kv_heads, -1, *x.shape[2:])", "-1, kv_heads, *x.shape[2:]).swapaxes(1, 2)"),
+    (numpy_fused.linear, "weight.T", "weight[::-1].T"),
+    (numpy_fused.linear_backward, "dy.T @ x", "dy[::-1].T @ x"),
+    (numpy_fused.cross_entropy, "labels != IGNORE_LABEL", "labels != 0"),
+    (numpy_fused.cross_entropy_backward, "dz[rows, labels[rows]] -= 1", "pass"),
+    (numpy_fused.cross_entropy_backward, "kept[rows] = scale", "kept[:] = scale"),
+    (numpy_fused.cross_entropy_backward, "kept[rows] = scale", "kept[rows] = 1"),
+    (numpy_fused.cross_entropy_backward, "labels != IGNORE_LABEL", "labels != 0"),
+    (numpy_fused.linear_cross_entropy, "return loss * x.dtype.type(scale)", "return loss"),
+    (numpy_fused.linear_cross_entropy, "(x.dtype.type(scale), logits", "(x.dtype.type(1), logits"),
+    (numpy_fused.linear_cross_entropy, "dz.T @ x[rows]", "dz[::-1].T @ x[rows]"),
+    (numpy_fused.rms_norm, "+ x.dtype.type(eps)", ""),
+    (numpy_fused.rms_norm, "y *= gain", "pass"),
+    (numpy_fused.rms_norm_backward, "dx -= normed", "pass"),
+    (numpy_fused.rms_norm_backward, "mean_product(dx, normed)", "mean_product(dy, normed)"),
+    (numpy_fused.rms_norm_backward, "dx = dy * gain", "dx = dy * 1"),
+    (numpy_fused.rms_norm_backward, "(dy * normed)", "(dy * x)"),
+    (numpy_fused.rms_norm_backward, ".sum(axis=0)", ".mean(axis=0)"),
+    (numpy_fused.swiglu, "y += 1", "pass"),
+    (numpy_fused.swiglu_backward, "db = dy * silu", "db = dy * s"),
+    (numpy_fused.swiglu_backward, "da += s", "pass"),
+    (numpy_fused.swiglu_backward, "da = 1 - s", "da = 1 + s"),
+    (numpy_fused.rope, "[-sin, sin]", "[sin, -sin]"),
+    (numpy_fused.rope, "[cos, cos]", "[cos, sin]"),
+    (numpy_fused.rope, "x.shape[-1] // 2", "1"),
+    (numpy_fused.attention, "q * (1 / math.sqrt(q.shape[-1]))", "q * 1"),
+    (numpy_fused.attention, "out /= total", "pass"),
+    (numpy_fused.attention, "e += causal_mask(*e.shape[-2:], e)", "pass"),
+    (numpy_fused.causal_mask, "(keys - queries)", "(keys - queries) + 1"),
+    (numpy_fused.causal_mask, "(keys - queries)", "(keys - queries) - 1"),
+    (numpy_fused.causal_mask, "(keys - queries)", "0"),
+    (numpy_fused.attention_backward, "g / total", "g"),
+    (numpy_fused.attention_backward, "ds *= root", "pass"),
+    (numpy_fused.attention_backward, "ds *= e", "pass"),
+    (numpy_fused.attention_backward, "(ds @ q).sum(axis=2)", "(ds @ q)[:, :, 0]"),
+    (numpy_fused.attention_backward, "(e @ g).sum(axis=2)", "(e @ g).mean(axis=2)"),
+    (numpy_fused.attention_backward, '"...td,...td->...t", g, out', '"...td,...td->...t", 0 * g, out'),
+    (numpy_fused.grouped, "kv_heads, -1, *x.shape[2:])", "-1, kv_heads, *x.shape[2:]).swapaxes(1, 2)"),
+    (numpy_fused.embedding_backward, "xp.add.at(dweight, ids, dy)", "dweight[ids] = dy"),
+    (numpy_fused.embedding_backward, "xp.add.at(dweight, ids, dy)", "dweight[ids] += dy"),
 ]
+USERS = {  # a function -> the ops that it is in
+    "linear": ["Linear"], "cross_entropy": ["CrossEntropy"], "linear_cross_entropy": ["LinearCrossEntropy"], "rms_norm": ["RMSNorm"],
+    "swiglu": ["SwiGLU"], "rope": ["Rope"], "attention": ["Attention"], "causal_mask": ["Attention"], "grouped": ["Attention"],
+    "embedding": ["Embedding"],
+}
 
 
 def op_mutant_checks(function):
     owner = function.__qualname__.split(".")[0]
-    users = {"rotate": "Rope", "causal_mask": "Attention", "grouped": "Attention"}
-    return op_checks(next(op for op in OPS if op.__name__ == users.get(owner, owner)))
+    return op_checks(*USERS.get(owner.removesuffix("_backward"), [owner]))
 
 
+SEVERAL_SLICES = within("numpy", [ops_tests.test_linear_cross_entropy_over_several_slices])
 OVERFLOW = [partial(ops_tests.test_large_inputs_do_not_overflow, op) for op in (ops_tests.ops.softmax, ops_tests.ops.log_softmax)]
 MUTANTS = [(f, old, new, partial(op_mutant_checks, f)) for f, old, new in OP_MUTANTS] + [
     (f, old, new, lambda checks=checks: checks) for f, old, new, checks in [
@@ -175,8 +182,11 @@ MUTANTS = [(f, old, new, partial(op_mutant_checks, f)) for f, old, new in OP_MUT
         (reduce.Max.backward, "/ hit.sum(axis=axis, keepdims=True)", "", [ops_tests.test_max_splits_a_tie]),
         (reduce.Softmax.forward, "x - x.max(axis=axis, keepdims=True)", "x", OVERFLOW),
         (reduce.LogSoftmax.forward, "x - x.max(axis=axis, keepdims=True)", "x + 0", OVERFLOW),
-        (fused.CrossEntropy.forward, "logits.max(axis=1)", "0 * logits.max(axis=1)", [ops_tests.test_cross_entropy_survives_large_logits]),
-        (fused.Attention.forward, "e -= e.max(axis=-2, keepdims=True)", "pass", [ops_tests.test_attention_survives_large_scores]),
+        (numpy_fused.cross_entropy, "logits.max(axis=1)", "0 * logits.max(axis=1)", within("numpy", [partial(ops_tests.test_cross_entropy_survives_large_logits, "numpy")])),
+        (numpy_fused.attention, "e -= e.max(axis=-2, keepdims=True)", "pass", within("numpy", [partial(ops_tests.test_attention_survives_large_scores, "numpy")])),
+        (numpy_fused.linear_cross_entropy, "dweight += dz.T", "dweight[:] = dz.T", SEVERAL_SLICES),
+        (numpy_fused.linear_cross_entropy, "loss = loss + part", "loss = part", SEVERAL_SLICES),
+        (numpy_fused.linear_cross_entropy, "slice(n, n + step)", "slice(0, step)", SEVERAL_SLICES),
     ]
 ]
 
@@ -188,11 +198,16 @@ ENGINE_MUTANTS = [
     (tensor.walk_back, "if grad is not None else [None] * len(node.parents)", ""),
     (tensor.count_uses, "uses[parent] += 1", "uses[parent] = 1"),
     (tensor.count_uses, "if parent not in seen:", "if True:"),
-    (tensor.Tensor.accumulate, "gradient.copy()", "gradient"),
+    (tensor.walk_back, "grad if node in fresh else grad.copy()", "grad"),
+    (tensor.walk_back, "g.base is None and", ""),
+    (tensor.walk_back, "g is not grad and", ""),
+    (tensor.walk_back, "sum(g is other for other in pulled) == 1", "True"),
     (tensor.Tensor.accumulate, "self.grad + gradient", "gradient"),
     (tensor.Tensor.accumulate, "for hook in self._hooks:", "for hook in ():"),
     (tensor.Tensor.backward, "if self.size != 1:", "if False:"),
-    (tensor.Node.pull, "self.saved = None", "pass"),
+    (tensor.Node.pull, "self.saved = self.rebuilt = None", "pass"),
+    (tensor.Node.let_go, "makers.get(id(value), value)", "value"),
+    (tensor.Node.output, "if self.rebuilt is None:", "if True:"),
     (tensor.Node.pull, "if len(gradients) != len(self.parents):", "if False:"),
     (tensor.Node._checked, "if gradient.shape != shape or gradient.dtype != dtype:", "if gradient.dtype != dtype:"),
     (tensor.Node._checked, "if gradient.shape != shape or gradient.dtype != dtype:", "if gradient.shape != shape:"),
@@ -214,7 +229,8 @@ PRODUCT_MUTANTS = [
     (numpy_backend.materialised_backward, "[support.index]", "[support.index] * scale"),
     (numpy_backend.materialised_backward, "dW.reshape(-1)", "dW.T.reshape(-1)"),
     (numpy_backend.materialised_backward, "dW = dy.T @ x", "dW = dy.T @ x / len(x)"),
-    (numpy_backend.factored_forward, "xA *= scale", "pass"),
+    (numpy_backend.factored_forward, "scale * B", "B"),
+    (numpy_backend.factored_backward, "x @ A.T if xA is None else xA", "x @ A.T if xA is None else 2 * xA"),
     (numpy_backend.factored_forward, "y += spmm(x, values, support, False)", "pass"),
     (numpy_backend.factored_forward, "spmm(x, values, support, False)", "spmm(x, scale * values, support, False)"),
     (numpy_backend.factored_backward, "dyB *= scale", "pass"),
@@ -225,18 +241,20 @@ PRODUCT_MUTANTS = [
     (numpy_backend.add_sparse, "flat[support.index] += values", "flat[support.index] = values"),
     (numpy_backend.spmm, "values[order]", "values"),
     (numpy_backend.spmm, "support.csc if transpose else support.csr", "support.csr"),
-    (numpy_backend.sddmm, "dy[:, rows], x[:, cols]", "dy[:, rows], x[:, cols] / len(x)"),
-    (numpy_backend.sddmm, "rows, cols = support.rows[k:k + step], support.cols[k:k + step]", "rows, cols = support.csr[1] * 0, support.csr[1]"),
+    (numpy_backend.sddmm, "x[:, cols[k:k + step]])", "x[:, cols[k:k + step]]) / len(x)"),
+    (numpy_backend.sddmm, "rows, cols = array_module(x), support.rows, support.cols", "rows, cols = array_module(x), support.rows, support.csr[1]"),
+    (numpy_backend.sddmm, "cols[k:k + step]", "cols[:step]"),
     (reference.dense, "scale * B", "B"),
-    (reference.scatter_add, "support.cols[k]] += values[k]", "support.cols[k]] = values[k]"),
+    (reference.scatter_add, "W[i, j] += value", "W[i, j] = value"),
     (reference.spmm, "(support.cols, support.rows) if transpose else (support.rows, support.cols)", "(support.rows, support.cols)"),
     (reference.sddmm, "+=", "="),
     (reference.materialised_backward, "dA[q, j] += scale *", "dA[q, j] +="),
     (reference.factored_backward, "product(dy.T, product(x, A.T))", "product(dy.T, product(x, A.T)) * scale"),
-    (Support.rows.func, "// self.shape[1]", "// self.shape[0]"),
-    (Support.cols.func, "% self.shape[1]", "% self.shape[0]"),
+    (Support.rows.fget, "// self.shape[1]", "// self.shape[0]"),
+    (Support.cols.fget, "% self.shape[1]", "% self.shape[0]"),
     (Support.unique.func, "== len(self.index)", ">= 0"),
     (Support.csr.func, "self.cols[order]", "self.cols"),
+    (Support.csr.func, "bool((self.index[1:] >= self.index[:-1]).all())", "True"),
     (Support.csr.func, "self.index.argsort(kind=\"stable\")", "self.cols.argsort()"),
     (Support.csc.func, "xp.stack([self.rows, self.cols])", "xp.stack([self.cols, self.rows])"),
     (Support._starts, "starts[1:]", "starts[:-1]"),
@@ -246,7 +264,7 @@ MUTANTS += [(f, old, new, product_checks) for f, old, new in PRODUCT_MUTANTS]
 
 def layer_checks():
     gradients = [partial(check_layer_gradient, learned_scale=learned) for learned in (False, True)]
-    return [check_support, check_start, *gradients, check_low_rank, check_full]
+    return within("numpy", [check_support, check_start, *gradients, check_low_rank, check_full])
 
 
 LAYER_MUTANTS = [
@@ -266,7 +284,7 @@ LAYER_MUTANTS = [
     (sltrain.SLLinear.forward, "B * ops.tanh(self.scaling), 1.0", "B * ops.tanh(self.scaling), s"),
     (sltrain.SLLinear.to_dense, "s * self.lora_B.data", "self.lora_B.data"),
     (sltrain.SLProduct.backward, "grad, x, B, A, v, support, s", "grad, x, B, A, v, support, 1.0"),
-    (sltrain.SLProduct.forward, "kernels.sl_linear(x, B, A, v, support, s", "kernels.sl_linear(x, B, A, v, support, 1.0"),
+    (sltrain.SLProduct.forward, "forward(x, B, A, v, support, s", "forward(x, B, A, v, support, 1.0"),
     (low_rank.LowRankLinear.__init__, "alpha / rank", "alpha"),
     (low_rank.LowRankLinear.__init__, "init.uniform(rng, (out_features, rank), rank**-0.5, dtype)",
      "init.constant(rng, (out_features, rank), 0, dtype)"),
@@ -278,18 +296,18 @@ LAYER_MUTANTS = [
 MUTANTS += [(f, old, new, layer_checks) for f, old, new in LAYER_MUTANTS]
 
 OPTIM_MUTANTS = [
-    (adamw.AdamW.update, "denominator /= math.sqrt(1 - b2**t)", "pass"),
-    (adamw.AdamW.update, "self.lr / (1 - b1**t)", "self.lr"),
-    (adamw.AdamW.update, "self.steps[name] + 1", "self.steps[name] + 2"),
-    (adamw.AdamW.update, "denominator /= math.sqrt(1 - b2**t)\n    denominator += self.eps",
-     "denominator += self.eps\n    denominator /= math.sqrt(1 - b2**t)"),
-    (adamw.AdamW.update, "denominator = xp.sqrt(v)", "denominator = xp.sqrt(v + self.eps)"),
-    (adamw.AdamW.update, "p.data *= 1 - self.lr * self.weight_decay", "p.data *= 1 - self.weight_decay"),
-    (adamw.AdamW.update, "g, xp = self.betas, p.grad,", "g, xp = self.betas, p.grad + self.weight_decay * p.data,"),
-    (adamw.AdamW.update, "m += (1 - b1) * g", "m += g"),
-    (adamw.AdamW.update, "v += (1 - b2) * (g * g)", "v += (1 - b2) * abs(g)"),
-    (adamw.AdamW.update, "v *= b2", "v *= b1"),
-    (adamw.AdamW.update, "if self.weight_decay:", "if False:"),
+    (numpy_fused.adamw, "denominator /= math.sqrt(1 - b2**t)", "pass"),
+    (numpy_fused.adamw, "lr / (1 - b1**t)", "lr"),
+    (numpy_fused.adamw, "denominator /= math.sqrt(1 - b2**t)\n    denominator += eps", "denominator += eps\n    denominator /= math.sqrt(1 - b2**t)"),
+    (numpy_fused.adamw, "denominator = xp.sqrt(v)", "denominator = xp.sqrt(v + eps)"),
+    (numpy_fused.adamw, "p *= 1 - lr * weight_decay", "p *= 1 - weight_decay"),
+    (numpy_fused.adamw, "(b1, b2), xp = betas, array_module(p)", "(b1, b2), xp, g = betas, array_module(p), g + weight_decay * p"),
+    (numpy_fused.adamw, "m += (1 - b1) * g", "m += g"),
+    (numpy_fused.adamw, "v += (1 - b2) * (g * g)", "v += (1 - b2) * abs(g)"),
+    (numpy_fused.adamw, "v *= b2", "v *= b1"),
+    (numpy_fused.adamw, "if weight_decay:", "if False:"),
+    (adamw.AdamW.update, "self.steps[name] += 1", "self.steps[name] += 2"),
+    (adamw.AdamW.update, "p.grad, self.exp_avg[name], self.exp_avg_sq[name]", "p.grad, self.exp_avg_sq[name], self.exp_avg[name]"),
     (adamw.AdamW.step, "if p.grad is not None:", "if True:"),
     (adamw.AdamW.load_state_dict, '| moments["step"]', ""),
     (adamw.AdamW.load_state_dict, 'moments["exp_avg"], moments["exp_avg_sq"]\n', 'moments["exp_avg_sq"], moments["exp_avg"]\n'),
@@ -304,9 +322,10 @@ OPTIM_MUTANTS = [
     (clip.clip_grad_norm, "if norm > max_norm:", "if True:"),
     (clip.clip_grad_norm, "p.grad *= max_norm / norm", "p.grad *= 1 / norm"),
     (clip.clip_grad_norm, "return norm", "return max_norm"),
-    (clip.grad_norm, "math.sqrt(float(", "(float("),
+    (clip.grad_norm, "math.sqrt(", "("),
+    (numpy_fused.square_sum, "vdot(a, a)", "sum(a)"),
 ]
-MUTANTS += [(f, old, new, lambda: [check_adamw, check_adamw_state, check_schedule, check_clip]) for f, old, new in OPTIM_MUTANTS]
+MUTANTS += [(f, old, new, lambda: within("numpy", [check_adamw, check_adamw_state, check_schedule, check_clip])) for f, old, new in OPTIM_MUTANTS]
 
 
 def data_checks():
@@ -329,7 +348,8 @@ def data_checks():
 
 
 def parts_on_threads():
-    parallel_tests.test_parts_equal_the_whole(2, False)
+    with kernels.using("numpy"):
+        parallel_tests.test_parts_equal_the_whole(2, False, "numpy")
 
 
 DATA_MUTANTS = [
@@ -362,11 +382,280 @@ DATA_MUTANTS = [
 MUTANTS += [(f, old, new, data_checks) for f, old, new in DATA_MUTANTS]
 
 
-@pytest.mark.parametrize(("function", "old", "new", "checks"), MUTANTS,
-                         ids=[f"{f.__qualname__}: {old} -> {new}" for f, old, new, _ in MUTANTS])
-def test_one_change(function, old, new, checks, killed):
-    name = f"{function.__qualname__}: {old} -> {new}"
+def shared_out():
+    parallel.state.alone = False  # however a mutant has left it
+    with threadpool_limits(2):
+        check_sharing_out()
+
+
+def check_sharing_out():
+    parallel_tests.test_blas_runs_on_one_thread_within_each_and_on_as_many_as_before_after_it(False)
+    parallel_tests.test_each_covers_everything_once_in_pieces_that_threads_do_not_decide(600, 7, 2)
+    parallel_tests.test_each_within_each()
+    parallel_tests.test_what_the_caller_has_set_holds_in_every_piece()
+    parallel_tests.test_nothing_is_kept_alive_by_threads_that_wait()
+    parallel_tests.test_each_uses_that_many_threads(2)
+    parallel_tests.test_using_threads_is_over_after_its_block()
+    parallel_tests.test_an_error_in_a_piece_is_raised_after_all_have_stopped(2, 5)
+
+
+PARALLEL_MUTANTS = [
+    (parallel.each, "min(begin + grain, n)", "begin + grain"),
+    (parallel.each, "range(0, max(n, 1), grain)", "range(0, max(n, 1) - grain, grain)"),
+    (parallel.each, "return work(0, n)", "return work(0, n - 1)"),
+    (parallel.using_threads.__wrapped__, "limit[0] = before", "limit[0] = None"),
+    (parallel.attempt, "return error", "return None"),
+    (parallel.Crew.run, "for error in filter(None, errors):", "for error in ():"),
+    (parallel.Crew.run, "(copy_context(), ", "(type(copy_context())(), "),
+    (parallel.Crew.run, "state.alone = False", "state.alone = True"),
+    (parallel.BlasThreads.give_back, "self.set(self.before)", "pass"),
+    (parallel.BlasThreads.take, "self.set([1] * len(self.libraries))", "pass"),
+    (parallel.BlasThreads.take, "if not self.users:", "if True:"),
+]
+MUTANTS += [(f, old, new, lambda: [shared_out]) for f, old, new in PARALLEL_MUTANTS]
+
+
+def choice_checks():
+    known = [partial(choice_tests.test_cost_counts_the_work, *case) for case in choice_tests.COSTS]
+    arrays = [partial(choice_tests.test_arrays_that_numpy_alone_takes, array, "auto") for array in choice_tests.OTHERS]
+    return [*known, *arrays, choice_tests.test_auto_takes_the_cheaper_algorithm_of_the_backend, choice_tests.test_numpy_and_reference_in_use,
+            choice_tests.test_auto_counts_inputs_and_outputs_apart,
+            choice_tests.test_built_in_constants_without_a_calibration, partial(choice_tests.test_backend_given_by_name_wins, "auto")]
+
+
+CHOICE_MUTANTS = [
+    (kernels.using.__wrapped__, "in_use.reset(token)", "pass"),
+    (kernels.using.__wrapped__, "in_use.set(backend)", "in_use.set('auto')"),
+    (kernels.load, 'in_use.get() if backend == "auto" else backend', "in_use.get()"),
+    (kernels.resolve, "return min(", "return max("),
+    (kernels.resolve, "*support.shape[::-1], len(A)", "*support.shape, len(A)"),
+    (kernels.resolve, 'if algorithm != "auto":', "if False:"),
+    (cost.features, "6 * n + 8 * r", "6 * n"),
+    (cost.features, "6 * n * r * (width + out)", "6 * n * r * width"),
+    (cost.features, "6 * n * nnz", "6 * nnz"),
+    (cost.features, "5 * n * (width + out)", "5 * n * (width + 2 * out)"),
+    (cost.features, '"w": width * out', '"w": width'),
+    (cost.constants.__wrapped__, "CONSTANTS[backend] | found", "found | CONSTANTS[backend]"),
+    (cost.constants.__wrapped__, "CONSTANTS[backend] | found", "found"),
+]
+MUTANTS += [(f, old, new, choice_checks) for f, old, new in CHOICE_MUTANTS]
+
+
+# The cpu backend, each function by the cases of its op: Python that shares work out, then Numba kernels, compiled anew for each change.
+
+
+def cpu_checks(*ops):
+    return [partial(check, name) for check in (check_same, check_bits) for name in backend_checks.CASES
+            if not set(ops).isdisjoint(name.split()) and (check is check_same or name in SHARED_OUT)]
+
+
+SHARED_OUT = ("rms_norm 600 40", "embedding 600 50 40", "product 1100 48 33 factored", "sparse 1100 48 33")
+CPU_USERS = {
+    "matmul": ["linear"], "linear": ["linear"], "cross_entropy": ["cross_entropy", "linear_cross_entropy"], "turned": ["rope"],
+    "groups": ["attention"], "blocks": ["attention"], "by_group": ["attention"], "softmax_block": ["attention"],
+    "whole": ["swiglu", "embedding"], "largest": ["cross_entropy"], "dense": ["materialised"], "in_order": ["rms_norm", "factored"],
+    "by_row": ["sparse"], "by_column": ["sparse"], "spmm": ["sparse"], "sddmm": ["sparse"], "turn_in": ["sparse"], "turn_out": ["factored"],
+    "spmm_tile": ["sparse"], "sddmm_tile": ["sparse"], "spmm_add": ["sparse"], "sddmm_add": ["sparse"], "backward_add": ["factored"],
+}
+
+
+def cpu_mutant_checks(function):
+    name = function.__name__.removesuffix("_backward").removesuffix("_forward")
+    return cpu_checks(*CPU_USERS.get(name, [name]))
+
+
+def cpu_mutants():
+    from minisl.kernels.cpu import fused, product, rows, sparse
+
+    return [
+        (fused.matmul, "a[begin:end], b", "a[end - 1:begin - 1:-1] if begin else a[:end], b"),
+        (fused.matmul, "len(a), max", "len(a) - 1, max"),
+        (fused.matmul, "out=out[begin:end]", "out=out[:end - begin]"),
+        (fused.linear_backward, "if need_dx else None", ""),
+        (fused.linear_backward, "matmul(dy.T, x)", "matmul(dy[::-1].T, x)"),
+        (fused.cross_entropy, "losses.sum()", "losses[:-1].sum()"),
+        (fused.cross_entropy_backward, 'np.array(logits, order="C")', "logits"),
+        (fused.linear_cross_entropy, "first=n == 0", "first=True"),
+        (fused.linear_cross_entropy, "first=n == 0", "first=False"),
+        (fused.linear_cross_entropy, "range(0, max(len(x), 1), step)", "range(0, min(len(x), step), step)"),
+        (fused.linear_cross_entropy, "range(0, max(len(x), 1), step)", "range(0, len(x), step)"),
+        (fused.linear_cross_entropy, "losses.sum() * scale", "losses.sum()"),
+        (fused.linear_cross_entropy, "shares.append((begin, z[:, begin:end] @ weight[begin:end]))", "shares[:] = [(begin, z[:, begin:end] @ weight[begin:end])]"),
+        (fused.linear_cross_entropy, "in_order(shares, 1)", "shares[0][1]"),
+        (fused.linear_cross_entropy, "dweight[begin:end] +=", "dweight[begin:end] ="),
+        (fused.linear_cross_entropy, "labels=labels[here]", "labels=labels"),
+        (fused.linear_cross_entropy, "each(gradient, m)", "each(gradient, m - 1)"),
+        (fused.rms_norm, "x.dtype.type(eps)", "x.dtype.type(0)"),
+        (fused.rms_norm_backward, "dgain = np.zeros", "dgain = np.empty"),
+        (fused.rms_norm_backward, "shares.append((begin, dgain))", "shares[:] = [(begin, dgain)]"),
+        (fused.swiglu, "a.size, a.size,", "a.size - 1, a.size,"),
+        (fused.swiglu_backward, "(da.reshape(-1), db.reshape(-1))", "(db.reshape(-1), da.reshape(-1))"),
+        (fused.rope, "np.ascontiguousarray(x.swapaxes(1, 2))", "np.ascontiguousarray(x)"),
+        (fused.turned, "x.shape[2] if x.ndim == 4 else 1", "1"),
+        (fused.attention, "1 / math.sqrt(d)", "1 / d"),
+        (fused.attention, "Tk - Tq", "0"),
+        (fused.attention, "g.start * H // G, g.stop * H // G", "g.start, g.stop"),
+        (fused.attention, "(s, root, i, offset, L)", "(s, root, 0, offset, L)"),
+        (fused.attention, "whole(heads, B * G,", "whole(heads, B * G - 1,"),
+        (fused.blocks, "range(0, queries, QUERIES)", "range(0, min(queries, QUERIES), QUERIES)"),
+        (fused.groups, "slice(g, stop)", "slice(0, stop - g)"),
+        (fused.by_group, "g.stop - g.start, -1, *a.shape[1:])", "-1, g.stop - g.start, *a.shape[1:]).swapaxes(0, 1)"),
+        (fused.attention_backward, "1 / math.sqrt(d)", "1"),
+        (fused.attention_backward, "Tk - Tq", "0"),
+        (fused.attention_backward, 'np.einsum("ghtd,ghtd->ght", dO, O)', '0 * np.einsum("ghtd,ghtd->ght", dO, O)'),
+        (fused.attention_backward, "np.zeros((B, Tk, G, d), q.dtype)", "np.empty((B, Tk, G, d), q.dtype)"),
+        (fused.attention_backward, "dk[b, g, :keys] +=", "dk[b, g, :keys] ="),
+        (fused.attention_backward, "dv[b, g, :keys] +=", "dv[b, g, :keys] ="),
+        (fused.attention_backward, "(ds.swapaxes(-1, -2) @ Q[here]).sum(axis=1)", "(ds.swapaxes(-1, -2) @ Q[here])[:, 0]"),
+        (fused.attention_backward, "(s.swapaxes(-1, -2) @ dO[here]).sum(axis=1)", "(s.swapaxes(-1, -2) @ dO[here])[:, -1]"),
+        (fused.attention_backward, "whole(heads, B * G,", "whole(heads, G,"),
+        (fused.embedding_backward, "np.zeros((vocab", "np.empty((vocab"),
+        (fused.embedding_backward, "dy.shape[1], dy.size", "dy.shape[1] - 1, dy.size"),
+        (fused.adamw, "a.flags.c_contiguous for", "True for"),
+        (fused.adamw, "lr / (1 - b1**t)", "lr"),
+        (fused.adamw, "1 / math.sqrt(1 - b2**t)", "1"),
+        (fused.adamw, "1 - lr * weight_decay", "1 - weight_decay"),
+        (fused.adamw, "1 - b1, 1 - b2,", "1 - b2, 1 - b1,"),
+        (fused.adamw, "p.size, p.size)", "p.size - 1, p.size)"),
+        (fused.square_sum, "range(0, len(a), block)", "range(0, min(len(a), block), block)"),
+        (fused.square_sum, "range(begin, end)", "range(begin, end - 1)"),
+        (fused.square_sum, "min(len(a), i + block)", "len(a)"),
+        (fused.whole, "work(0, n)", "work(0, n - 1)"),
+        (fused.whole, "each(work, n, grain)", "each(work, n - 1, grain)"),
+        (product.dense, "scaled(B, scale)", "scaled(B, 1)"),
+        (product.dense, "values, support)", "scale * values, support)"),
+        (product.dense, "numpy_backend.add_sparse(W, values, support)", "pass"),
+        (product.materialised_backward, "scaled(A.T, scale)", "A.T"),
+        (product.materialised_backward, "scaled(B.T, scale)", "B.T"),
+        (product.materialised_backward, "[support.index]", "[support.index[::-1]]"),
+        (product.factored_forward, "scaled(B.T, scale)", "scaled(B.T, 1)"),
+        (product.factored_forward, "sparse.spmm_add(x, *entries, t, here.stop, xt, yt, y)", "pass"),
+        (product.factored_forward, "range(begin, end, CHUNK)", "range(begin, begin + 1, CHUNK)"),
+        (product.factored_forward, "each(tokens, len(x),", "each(tokens, len(x) - 1,"),
+        (product.factored_forward, "t, here.stop, xt", "begin, here.stop, xt"),
+        (product.factored_backward, "range(begin, end, CHUNK)", "range(begin, begin + 1, CHUNK)"),
+        (product.factored_backward, "scaled(B, scale)", "scaled(B, 1)"),
+        (product.factored_backward, "dB *= dB.dtype.type(scale)", "pass"),
+        (product.factored_backward, "dA += ", "dA[:] = "),
+        (product.factored_backward, "dB += ", "dB[:] = "),
+        (product.factored_backward, "np.zeros(shape, x.dtype)", "np.empty(shape, x.dtype)"),
+        (product.factored_backward, "dvalues[order] = by_rows", "dvalues[:] = by_rows"),
+        (product.factored_backward, "*transposed, t, here.stop", "*transposed, begin, here.stop"),
+        (product.factored_backward, "linear(x, A) if xA is None else xA", "linear(x, A) if xA is None else 2 * xA"),
+        (fused.in_order, "for other in others:", "for other in ():"),
+        (fused.in_order, "sorted(shares, key=lambda share: share[0])", "shares"),
+        (product.by_row, "values[order]", "values"),
+        (product.by_column, "values[order]", "values"),
+        (product.spmm, "np.zeros((len(x), out), x.dtype)", "np.empty((len(x), out), x.dtype)"),
+        (product.spmm, "len(x))\n", "len(x) - 1)\n"),
+        (product.sddmm, "np.zeros(len(support), x.dtype)", "np.empty(len(support), x.dtype)"),
+        (product.sddmm, "dvalues[order] = by_rows", "dvalues[:] = by_rows"),
+        (rows.largest, "if z[i] > top", "if z[i] < top"),
+        (rows.largest, "larger(lanes, load(z, i, 0))", "load(z, i, 0)"),
+        (rows.largest, "range(whole, len(z))", "range(whole, len(z) - 1)"),
+        (rows.largest, "top = highest(lanes)", "pass"),
+        (rows.cross_entropy, "range(len(z))", "range(len(z) - 1)"),
+        (rows.cross_entropy, "top + np.log(total)", "np.log(total)"),
+        (rows.cross_entropy, "if labels[n] != IGNORE_LABEL else 0", "if labels[n] != IGNORE_LABEL else logsumexp[n]"),
+        (rows.cross_entropy, "total += exp", "total = exp"),
+        (rows.cross_entropy_backward, "z[n] = 0\n", "pass\n"),
+        (rows.cross_entropy_backward, "scale * exp", "exp"),
+        (rows.cross_entropy_backward, "row[labels[n]] -= scale", "row[labels[n]] -= 1"),
+        (rows.cross_entropy_backward, "range(len(row))", "range(1, len(row))"),
+        (rows.rms_norm, " / x.dtype.type(x.shape[1])", ""),
+        (rows.rms_norm, " + eps", ""),
+        (rows.rms_norm, " * gain[i]", ""),
+        (rows.rms_norm, "range(x.shape[1]):\n            y", "range(x.shape[1] - 1):\n            y"),
+        (rows.rms_norm_backward, "scale * scale /", "scale /"),
+        (rows.rms_norm_backward, "dgain[i] +=", "dgain[i] ="),
+        (rows.rms_norm_backward, "* x[n, i] * scale", "* x[n, i]"),
+        (rows.rms_norm_backward, " - x[n, i] * mean", ""),
+        (rows.swiglu, "exp(-a[i])", "exp(a[i])"),
+        (rows.swiglu, "range(len(a))", "range(len(a) - 1)"),
+        (rows.swiglu_backward, "(one + a[i] * (one - s))", "(one + a[i] * s)"),
+        (rows.swiglu_backward, "dy[i] * a[i] * s", "dy[i] * s"),
+        (rows.rope, "- x[n, i + half]", "+ x[n, i + half]"),
+        (rows.rope, "a * c - b * s", "a * c + b * s"),
+        (rows.rope, "n // heads % positions", "n % positions"),
+        (rows.rope, "range(whole, half)", "range(whole, half - 1)"),
+        (rows.rope, "range(0, whole, LANES)", "range(LANES, whole, LANES)"),
+        (rows.softmax_block, "first + i + offset + 1", "first + i + offset + 2"),
+        (rows.softmax_block, "first + i + offset + 1", "i + offset + 1"),
+        (rows.softmax_block, "row[j] *= share", "pass"),
+        (rows.softmax_block, "s[seen:] = 0", "pass"),
+        (rows.softmax_block, "top * root + np.log(total)", "top + np.log(total)"),
+        (rows.softmax_block, "(row[j] - top) * root", "row[j] - top"),
+        (rows.softmax_block, "range(scores.shape[1])", "range(1)"),
+        (rows.softmax_block_backward, "p[j] * root - shift", "p[j] - shift"),
+        (rows.softmax_block_backward, "(d[j] - mean) * root", "(d[j] - mean)"),
+        (rows.softmax_block_backward, "(d[j] - mean)", "d[j]"),
+        (rows.softmax_block_backward, "ds[seen:] = 0", "pass"),
+        (rows.softmax_block_backward, "\n                s[seen:] = 0", ""),
+        (rows.softmax_block_backward, "first + i + offset + 1", "i + offset + 1"),
+        (rows.embedding_backward, "row[i] += g[i]", "row[i] = g[i]"),
+        (rows.embedding_backward, "dy[n, begin:end]", "dy[n, :end - begin]"),
+        (rows.embedding_backward, "range(len(ids))", "range(len(ids) - 1)"),
+        (rows.adamw, "c2 * g[i] * g[i]", "c2 * g[i]"),
+        (rows.adamw, "b1 * m[i] + c1", "m[i] + c1"),
+        (rows.adamw, "root2 + eps", "root2"),
+        (rows.adamw, "np.sqrt(v[i]) * root2 + eps", "(np.sqrt(v[i]) + eps) * root2"),
+        (rows.adamw, "decay * p[i]", "p[i]"),
+        (rows.square_sum, "range(len(a))", "range(len(a) - 1)"),
+        (rows.square_sum, "np.float64(a[i]) * np.float64(a[i])", "abs(np.float64(a[i]))"),
+        (sparse.turn_in, "range(0, TILE, LANES)", "range(0, TILE - LANES, LANES)"),
+        (sparse.turn_in, "transpose(x, t + lo, j, xt, j, lo)", "transpose(x, t, j, xt, j, lo)"),
+        (sparse.turn_in, "range(whole, width)", "range(whole, width - 1)"),
+        (sparse.turn_in, "else x.dtype.type(0)", "else x.dtype.type(1)"),
+        (sparse.turn_in, "xt[j, lo] = x[t + lo, j]", "xt[j, lo] = x[t, j]"),
+        (sparse.turn_out, "transpose_add(yt, i, lo, y, t + lo, i)", "transpose_add(yt, i, 0, y, t + lo, i)"),
+        (sparse.turn_out, "y[t + lo, i] += yt[i, lo]", "y[t + lo, i] = yt[i, lo]"),
+        (sparse.turn_out, "range(whole, width)", "range(whole, width - 1)"),
+        (sparse.turn_out, "range(min(TILE, end - t))", "range(min(TILE, end - t) - 1)"),
+        (sparse.turn_out, "range(0, whole, LANES)", "range(0, whole - LANES, LANES)"),
+        (sparse.spmm_tile, "for i in range(len(starts) - 1):\n        y0, y1, y2, y3 = zero, zero, zero, zero",
+         "y0, y1, y2, y3 = zero, zero, zero, zero\n    for i in range(len(starts) - 1):"),
+        (sparse.spmm_tile, "load(xt, j, 16)", "load(xt, j, 0)"),
+        (sparse.spmm_tile, "load(xt, j, 48), y3", "load(xt, j, 48), y2"),
+        (sparse.spmm_tile, "store(yt, i, 48, y3)", "store(yt, i, 48, y2)"),
+        (sparse.spmm_tile, "len(starts) - 1", "len(starts) - 2"),
+        (sparse.spmm_tile, "range(starts[i], starts[i + 1])", "range(starts[i], starts[i + 1] - 1)"),
+        (sparse.spmm_tile, "splat(values[k])", "splat(values[starts[i]])"),
+        (sparse.sddmm_tile, "dvalues[k] += total", "dvalues[k] = total"),
+        (sparse.sddmm_tile, "load(dyt, i, 48)", "load(dyt, i, 32)"),
+        (sparse.sddmm_tile, "g2 * load(xt, j, 32)", "g2 * load(xt, j, 0)"),
+        (sparse.sddmm_tile, "total(a + b)", "total(a)"),
+        (sparse.sddmm_tile, "len(starts) - 1", "len(starts) - 2"),
+        (sparse.spmm_add, "range(begin, end, TILE)", "range(begin, begin + 1, TILE)"),
+        (sparse.spmm_add, "turn_in(x, t, end, xt)", "turn_in(x, begin, end, xt)"),
+        (sparse.sddmm_add, "turn_in(x, t, end, xt)", "turn_in(x, begin, end, xt)"),
+        (sparse.sddmm_add, "range(begin, end, TILE)", "range(begin, end - TILE, TILE)"),
+        (sparse.backward_add, "turn_out(dxt, dx, t, end)", "pass"),
+        (sparse.backward_add, "turn_in(x, t, end, xt)", "turn_in(x, begin, end, xt)"),
+        (sparse.backward_add, "range(begin, end, TILE)", "range(begin, begin + 1, TILE)"),
+    ]
+
+
+CPU = [(f, old, new, partial(cpu_mutant_checks, f)) for f, old, new in cpu_mutants()] + [
+    (kernels.load, "array.dtype not in (np.float32, np.float64)", "False", choice_checks),
+    (kernels.load, "not isinstance(array, np.ndarray) or", "", choice_checks),
+] if kernels.numba_status()[0] else []
+
+
+def title(mutant):
+    function, old, new, _ = mutant
+    return f"{function.__module__.removeprefix('minisl.')}.{function.__qualname__}: {old} -> {new}"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=title)
+def test_one_change(mutant, killed):
+    function, old, new, checks = mutant
     with mutated(function, old, new):
-        killed[name] = rejected(checks())
-    assert killed[name]
+        killed[title(mutant)] = rejected(checks())
+    assert killed[title(mutant)]
     assert not rejected(checks()), "restored, the shipped tests pass again"
+
+
+@pytest.mark.skipif(not CPU, reason=kernels.numba_status()[1])
+@pytest.mark.parametrize("mutant", CPU, ids=title)
+def test_one_change_of_the_cpu_backend(mutant, killed):
+    test_one_change(mutant, killed)

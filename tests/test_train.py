@@ -26,7 +26,7 @@ FILES = ["config.json", "loss.png", "metrics.jsonl", "model.safetensors", "optim
          "tokenizer.json"]
 METHODS = {
     "sltrain": {"learned_scale": True, "accumulate": 2, "clip_norm": 1, "weight_decay": 0.1},  # 2 x 4 x 12 crosses an epoch
-    "low_rank": {"schedule": "linear"},
+    "low_rank": {"schedule": "linear", "parts": 2},
     "full": {"dtype": "float64", "warmup": 0},
 }
 
@@ -279,11 +279,17 @@ def test_load_model_gives_the_trained_model_back(tmp_path, monkeypatch, method):
     assert np.array_equal(trained, loaded)
 
 
-@pytest.mark.parametrize("checkpointing", [{"activation_checkpointing": True}, {"algorithm": "factored"}])
-def test_how_it_is_computed_does_not_change_what_is_learned(tmp_path, checkpointing):
-    a, b = run_job(tmp_path, dtype="float64"), run_job(tmp_path, dtype="float64", out=tmp_path / "other", **checkpointing)
+@pytest.mark.parametrize("way", [{"activation_checkpointing": True}, {"algorithm": "factored"}, {"algorithm": "materialised"},
+                                 {"backend": "numpy"}, {"parts": 3}], ids=str)
+def test_how_it_is_computed_does_not_change_what_is_learned(tmp_path, way):
+    a, b = run_job(tmp_path, dtype="float64"), run_job(tmp_path, dtype="float64", out=tmp_path / "other", **way)
     for left, right in zip(read(a / "metrics.jsonl"), read(b / "metrics.jsonl"), strict=True):
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-10)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_number_of_threads_does_not_change_a_bit(tmp_path, parts):
+    assert_same_run(*(run_job(tmp_path, parts=parts, threads=n, out=tmp_path / str(n)) for n in (1, 2)))
 
 
 def test_zero_given_is_not_a_flag_left_out():

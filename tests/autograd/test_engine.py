@@ -3,6 +3,7 @@
 import gc
 import time
 import weakref
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -64,6 +65,31 @@ def test_leaf_gradient_shared_with_the_callers_array():
     (a + 0.0).backward(given)
     a.grad *= 0
     assert given.tolist() == [5.0, 6.0]
+
+
+def test_leaf_gradient_that_is_a_view_of_the_callers_array():
+    a, given = leaf(1.0, 2.0), np.array([[5.0], [6.0]])
+    a.reshape(2, 1).backward(given)
+    a.grad *= 0
+    assert given.tolist() == [[5.0], [6.0]]
+
+
+class Twice(Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        return 2 * (a + b)
+
+    @staticmethod
+    def backward(ctx, grad):
+        both = 2 * grad
+        return both, both
+
+
+def test_one_new_array_as_the_gradient_of_two_leaves():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    Twice.apply(a, b).sum().backward()
+    a.grad *= 0
+    assert b.grad.tolist() == [2.0, 2.0]
 
 
 def test_shared_leaf_counted_once():
@@ -182,6 +208,23 @@ def test_activations_nobody_needs_kept_alive():
     assert alive() is None
     y.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0]
+
+
+def test_output_that_can_be_rebuilt_kept_alive():
+    """rms_norm's is rebuilt for all who saved it, once, when backward comes to them."""
+    x, gain, w, u = (Tensor(np.random.default_rng(k).standard_normal(s), requires_grad=True)
+                     for k, s in enumerate(((2, 3, 4), (4,), (5, 4), (5, 4))))
+    y, calls = ops.rms_norm(x, gain, 0.1), []
+    value, alive, op = y.data.copy(), weakref.ref(y.data), y.node.op
+    loss = (ops.linear(y, w) ** 2).sum() + (ops.linear(y, u) ** 2).sum()
+    del y
+    assert alive() is None
+    rebuild = op.rebuild
+    with patch.object(op, "rebuild", staticmethod(lambda ctx: calls.append(ctx) or rebuild(ctx))):
+        loss.backward()
+    assert len(calls) == 1
+    for m in (w, u):
+        np.testing.assert_allclose(m.grad, 2 * np.einsum("bto,bti->oi", value @ m.data.T, value), rtol=1e-12)
 
 
 def test_recording_under_no_grad():

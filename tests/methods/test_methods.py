@@ -34,15 +34,15 @@ def test_parameter_counts_of_the_paper(size):
     assert counts == [base + L * (4 * h * h + 3 * h * f), base + low_rank, base + low_rank + sparse]
 
 
-def test_low_rank():
+def test_low_rank(backend):
     check_low_rank()
 
 
-def test_full():
+def test_full(backend):
     check_full()
 
 
-def test_low_rank_with_b_at_zero_is_dead():
+def test_low_rank_with_b_at_zero_is_dead(backend):
     """LoRA's start without a frozen W: no factor ever gets a gradient. With a proper start all of them do."""
     ids = np.random.default_rng(0).integers(0, 16, (2, 8))
     for dead in (True, False):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from method_checks import SETTINGS, check_layer_gradient, check_start, check_support, layer
 
-from minisl import Tensor
+from minisl import Tensor, kernels
 from minisl.autograd import ops
 from minisl.errors import InputError
 from minisl.methods import build_model
@@ -16,15 +16,15 @@ def test_support():
     check_support()
 
 
-def test_start():
+def test_start(backend):
     check_start()
 
 
 @pytest.mark.parametrize("algorithm", ["materialised", "factored"])
-@pytest.mark.parametrize("backend", ["reference", "numpy"])
+@pytest.mark.parametrize("backend", kernels.BACKENDS, indirect=True)
 @pytest.mark.parametrize("learned_scale", [False, True])
 def test_gradient(algorithm, backend, learned_scale):
-    check_layer_gradient(algorithm=algorithm, backend=backend, learned_scale=learned_scale)
+    check_layer_gradient(algorithm=algorithm, learned_scale=learned_scale)
 
 
 def test_int64_where_int32_does_not_reach():
@@ -40,7 +40,7 @@ def test_random_support_is_uniform():
     assert abs(counts / 2000 - 0.2).max() < 0.05  # five standard deviations
 
 
-def test_nothing_flows_when_s_starts_at_zero_too():
+def test_nothing_flows_when_s_starts_at_zero_too(backend):
     """Why S must not: with B = 0 and S = 0 the layer outputs 0 and A, B of a deeper net never move together."""
     one = layer()
     one.sparse_value.data[:] = 0
@@ -92,7 +92,7 @@ def test_same_seed_same_start_and_other_layers_undisturbed():
         np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_trains_with_activation_checkpointing():
+def test_trains_with_activation_checkpointing(backend):
     """Same gradients with and without, through every parameter of a model."""
     config = LlamaConfig(8, 12, 2, 2, vocab_size=16)
     ids = np.random.default_rng(0).integers(0, 16, (2, 6))

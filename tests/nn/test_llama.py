@@ -34,7 +34,7 @@ def test_names_are_hugging_faces(model):
     assert sorted(model.state_dict()) == sorted(f"{n}.weight" for n in names)
 
 
-def test_a_later_token_does_not_change_earlier_logits(model):
+def test_a_later_token_does_not_change_earlier_logits(model, backend):
     ids = np.random.default_rng(1).integers(0, 11, (2, 8))
     before = model(ids).data
     ids[:, 5:] = (ids[:, 5:] + 1) % 11
@@ -50,7 +50,7 @@ def test_position_matters(model):
 
 
 @pytest.mark.parametrize("pieces", [[9], [1] * 9, [4, 1, 3, 1]])
-def test_cache_equals_one_pass(model, pieces):
+def test_cache_equals_one_pass(model, pieces, backend):
     ids = np.random.default_rng(1).integers(0, 11, (2, 9))
     cache, got = KVCache(CONFIG.num_hidden_layers), []
     with no_grad():
@@ -60,7 +60,7 @@ def test_cache_equals_one_pass(model, pieces):
     np.testing.assert_allclose(np.concatenate(got, axis=1), model(ids).data, rtol=1e-12, atol=1e-14)
 
 
-def test_tied_head_trains_the_embedding_from_both_ends():
+def test_tied_head_trains_the_embedding_from_both_ends(backend):
     config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
     model = Llama(config, np.random.default_rng(0), dtype="float64")
     assert "lm_head.weight" not in model.state_dict()

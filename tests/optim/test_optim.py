@@ -9,11 +9,11 @@ from minisl.nn import Parameter
 from minisl.optim import AdamW, learning_rate
 
 
-def test_adamw():
+def test_adamw(backend):
     check_adamw()
 
 
-def test_adamw_state_survives_saving():
+def test_adamw_state_survives_saving(backend):
     check_adamw_state()
 
 
@@ -21,7 +21,7 @@ def test_schedule():
     check_schedule()
 
 
-def test_clip():
+def test_clip(backend):
     check_clip()
 
 
@@ -47,7 +47,7 @@ def test_state_of_another_model_is_refused(change):
         optimizer.load_state_dict(state)
 
 
-def test_float32_stays_float32():
+def test_float32_stays_float32(backend):
     p = Parameter(np.ones(3, np.float32))
     p.grad = np.ones(3, np.float32)
     optimizer = AdamW([("p", p)], 0.1, weight_decay=0.1)

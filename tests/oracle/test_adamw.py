@@ -30,7 +30,7 @@ def give_gradients(ours, theirs, rng, names):
 @pytest.mark.parametrize("eps", [1e-8, 1e-2])  # 1e-2: large enough that it matters where eps is added
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
-def test_fifty_steps_of_adamw_equal_pytorch(dtype, tolerance, weight_decay, eps):
+def test_fifty_steps_of_adamw_equal_pytorch(dtype, tolerance, weight_decay, eps, backend):
     rng = np.random.default_rng(0)
     ours, theirs = both(dtype, rng)
     before = ours["never"].data.copy()
@@ -47,7 +47,7 @@ def test_fifty_steps_of_adamw_equal_pytorch(dtype, tolerance, weight_decay, eps)
 
 
 @pytest.mark.parametrize(("max_norm", "clips"), [(0.5, True), (1e3, False)])
-def test_clip_grad_norm_equals_pytorch(max_norm, clips):
+def test_clip_grad_norm_equals_pytorch(max_norm, clips, backend):
     rng = np.random.default_rng(0)
     ours, theirs = both("float64", rng)
     give_gradients(ours, theirs, rng, ["matrix", "vector", "sometimes"])

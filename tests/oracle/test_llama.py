@@ -81,7 +81,7 @@ def give_weights(mine, other):
     other.load_state_dict(state, strict=True)
 
 
-def test_logits_equal_with_our_weights_in_transformers(config, dtype):
+def test_logits_equal_with_our_weights_in_transformers(config, dtype, backend):
     mine, other, ids = ours(config, dtype), theirs(config, dtype), some_ids(config)
     give_weights(mine, other)
     assert_same(mine(ids).data, other(torch.tensor(ids)).logits, TOLERANCE[dtype], "logits")
@@ -102,7 +102,7 @@ def test_config_survives_transformers(config):
     assert LlamaConfig.from_dict(transformers.LlamaConfig(**config.to_dict()).to_dict()) == config
 
 
-def test_gradient_of_every_parameter_equals_transformers(config):
+def test_gradient_of_every_parameter_equals_transformers(config, backend):
     with DoubleForFloat():
         mine, other, ids = ours(config), theirs(config), some_ids(config)
         give_weights(mine, other)

@@ -5,6 +5,7 @@ import pytest
 from oracle_helpers import assert_same
 
 from minisl.autograd import Tensor, ops
+from minisl.autograd.ops import fused
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -90,6 +91,8 @@ CASES = {
     "cross_entropy, sum": (lambda z: ops.cross_entropy(z, LABELS, "sum"), lambda z: torch_cross_entropy(z, "sum"), (2, 3, 5)),
     "cross_entropy of large numbers": (lambda z: ops.cross_entropy(z * 1e3, LABELS),
                                        lambda z: torch_cross_entropy(z * 1e3, "mean"), (2, 3, 5)),
+    "linear_cross_entropy": (lambda x, w: ops.linear_cross_entropy(x, w, LABELS, 0.3),
+                             lambda x, w: 0.3 * torch_cross_entropy(F.linear(x, w), "sum"), (2, 3, 4), (5, 4)),
     "rms_norm": (lambda x, g: ops.rms_norm(x, g, 0.1), lambda x, g: F.rms_norm(x, (5,), g, 0.1), (2, 3, 5), (5,)),
     "swiglu": (ops.swiglu, lambda a, b: F.silu(a) * b, (2, 3, 5), (2, 3, 5)),
     "rope": (lambda x: ops.rope(x, np.cos(ANGLES), np.sin(ANGLES)), torch_rope, (2, 3, 4, 6)),
@@ -104,8 +107,11 @@ def op_name(case):
     return case.replace(",", " ").split()[0]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_value_and_gradients_equal_pytorch(case):
+RUNS = [(case, "numpy") for case in CASES] + [(case, "cpu") for case in CASES if hasattr(fused, op_name(case))]
+
+
+@pytest.mark.parametrize(("case", "backend"), RUNS, indirect=["backend"])
+def test_value_and_gradients_equal_pytorch(case, backend):
     ours, theirs, *shapes = CASES[case]
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape) for shape in shapes]

@@ -46,7 +46,7 @@ class Algorithm1(torch.autograd.Function):
 @pytest.mark.parametrize("support", SUPPORTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 @pytest.mark.parametrize("algorithm", ["materialised", "factored"])
-def test_forward_and_four_gradients_equal_pytorch(algorithm, dtype, tolerance, support, oracle):
+def test_forward_and_four_gradients_equal_pytorch(algorithm, dtype, tolerance, support, oracle, backend):
     rng = np.random.default_rng(0)
     index = SUPPORTS[support](rng)
     shapes = [(2, 3, IN), (OUT, RANK), (RANK, IN), (NNZ,), (2, 3, OUT)]
@@ -55,8 +55,7 @@ def test_forward_and_four_gradients_equal_pytorch(algorithm, dtype, tolerance, s
     y = oracle(*leaves, torch.tensor(index))
     y.backward(torch.tensor(dy))
 
-    how = {"algorithm": algorithm, "backend": "numpy"}
-    assert_same(kernels.sl_linear(*arrays, index, SCALE, **how), y, tolerance, "forward")
-    gradients = kernels.sl_linear_backward(dy, *arrays, index, SCALE, **how)
+    assert_same(kernels.sl_linear(*arrays, index, SCALE, algorithm=algorithm), y, tolerance, "forward")
+    gradients = kernels.sl_linear_backward(dy, *arrays, index, SCALE, algorithm=algorithm)
     for name, mine, leaf in zip(("dx", "dB", "dA", "dvalues"), gradients, leaves, strict=True):
         assert_same(mine, leaf.grad, tolerance, name)
