@@ -222,7 +222,11 @@ def main(argv):
     settings, run, state = prepare(argv)
     keep_freed_memory()
     try:
-        with kernels.running(settings.backend, settings.threads, lambda line: print(line, file=sys.stderr)) as on:
+        def say(line):
+            if settings.device == "cpu":
+                print(line, file=sys.stderr)
+
+        with kernels.running(settings.backend, settings.threads, say) as on:
             return train(settings, run, state, on)
     except BaseException:
         with suppress(OSError):  # nothing was written yet: leave no empty folder behind

@@ -11,7 +11,6 @@ from minisl import kernels
 from minisl.bench import child
 from minisl.bench.layer import problem
 from minisl.bench.measure import PAUSE, in_turn, torch_or_none
-from minisl.kernels import cpu
 from minisl.methods.sltrain import SLLinear
 
 
@@ -129,6 +128,7 @@ def needs(model, tokens, gemm, sparse):
 @contextmanager
 def timed(spent):
     """Add the seconds inside the CPU backend's functions, and of the block as "step", to `spent`."""
+    cpu, _ = kernels.numba_status()
     right = {name: getattr(cpu, name) for name in FUNCTIONS}
 
     def wrapped(name, function):

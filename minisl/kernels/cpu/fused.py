@@ -154,7 +154,7 @@ def attention_backward(dout, q, k, v, out, logsumexp):
         for b, g in groups(begin, end, G):
             h = slice(g.start * H // G, g.stop * H // G)
             Q, O, L, dO, dQ = (by_group(a[b, h], g) for a in (q, out, logsumexp, dout, dq))
-            delta = np.einsum("ghtd,ghtd->ght", dO, O)
+            delta = np.ascontiguousarray(np.einsum("ghtd,ghtd->ght", dO, O))
             for i, j in blocks(Tq):
                 keys, here = j + offset, (..., slice(i, j), slice(None))
                 K, V = k[b, g, None, :keys], v[b, g, None, :keys]

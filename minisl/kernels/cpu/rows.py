@@ -25,7 +25,7 @@ def exp_for(x):
         return lambda x: math.exp(x)
     log2e, ln2_high, ln2_low = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
     c2, c3, c4, c5, c6 = (np.float32(c) for c in (0.5, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3))
-    c7, zero, one, low, high = (np.float32(c) for c in (1.9875691500e-4, 0, 1, -87, 88))
+    c7, zero, one, low, high = (np.float32(c) for c in (1.9875691500e-4, 0, 1, -87, 89))
 
     def exp32(x):
         clipped = min(max(x, low), high)
@@ -193,10 +193,3 @@ def square_sum(a, begin, end):
     for i in range(len(a)):
         total += np.float64(a[i]) * np.float64(a[i])
     return total
-
-
-@kernel
-def add(a, b, begin, end, y):
-    a, b, y = a[begin:end], b[begin:end], y[begin:end]
-    for i in range(len(a)):
-        y[i] = a[i] + b[i]

@@ -7,8 +7,10 @@
     transpose(a, i, j, b, k, l)      b[k:k+16, l:l+16] = a[i:i+16, j:j+16]^T, within registers
     transpose_add(...)               the same, added
 
-Arrays are two-dimensional with contiguous rows; nothing is checked. LLVM maps the sixteen to what the CPU has: one AVX-512
-register of float32, two of AVX, four of NEON.
+Arrays are two-dimensional with contiguous rows, or one-dimensional with j = 0; nothing is checked. LLVM maps the sixteen to
+what the CPU has: one AVX-512 register of float32, two of AVX, four of NEON.
+
+Numba does not see that kernels kept on disk depend on this file: after a change here, delete kernels/cpu/__pycache__.
 """
 
 import operator
