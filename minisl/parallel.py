@@ -52,6 +52,13 @@ def each(work, n, grain=None):
         crew(max(1, min(limit[0] or cores(), len(pieces)))).run(work, pieces)
 
 
+def even(n, least):
+    """A grain that cuts n into 1, 2, 4 or 8 like pieces, as many as are of `least` or more (but two from 128 on), in multiples of
+    64: three pieces would keep two cores waiting for each other."""
+    pieces = next(p for p in (8, 4, 2, 1) if n >= p * least or (p == 2 and n >= 128) or p == 1)
+    return max(64, -(-n // (64 * pieces)) * 64)
+
+
 class Crew:
     """Threads that wait for work; the caller is one of them."""
 

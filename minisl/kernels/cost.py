@@ -22,8 +22,8 @@ from pathlib import Path
 from minisl.errors import InputError
 
 CONSTANTS = {
-    "cpu": {"g": 2.2e-12, "s": 1.4e-11, "c": 3e-11, "w": 1e-9, "o": 2e-4},
-    "numpy_backend": {"g": 2.2e-12, "s": 1e-9, "c": 0.0, "w": 1e-9, "o": 1e-4},
+    "cpu": {"g": 2.7e-12, "s": 1.2e-11, "c": 1.3e-10, "w": 5e-9, "o": 1.7e-4},
+    "numpy_backend": {"g": 2.2e-12, "s": 4e-10, "c": 0.0, "w": 1.2e-9, "o": 1.6e-5},
     "reference": {"g": 1.0, "s": 1.0, "c": 0.0, "w": 0.0, "o": 0.0},
 }
 

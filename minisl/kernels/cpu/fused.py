@@ -6,7 +6,7 @@ import numpy as np
 
 from minisl.kernels import numpy_fused
 from minisl.kernels.cpu import rows
-from minisl.parallel import each
+from minisl.parallel import each, even
 
 LOGITS = 1 << 23  # how many logits linear_cross_entropy holds at a time
 QUERIES = 128  # rows of scores that attention holds at a time
@@ -24,9 +24,9 @@ def linear_backward(dy, x, weight, need_dx):
 
 
 def matmul(a, b):
-    """The rows of a b shared out, 256 or more at a time: each core packs b anew for its rows, which pays only for many"""
+    """The rows of a b shared out, 192 or more at a time: each core packs b anew for its rows, which pays only for many"""
     out = np.empty((len(a), b.shape[1]), a.dtype)
-    each(lambda begin, end: np.matmul(a[begin:end], b, out=out[begin:end]), len(a), max(256, -(-len(a) // 512) * 64))
+    each(lambda begin, end: np.matmul(a[begin:end], b, out=out[begin:end]), len(a), even(len(a), 192))
     return out
 
 
@@ -233,7 +233,7 @@ def share(kernel, n, size, *inputs):
 
 
 def in_order(shares, k):
-    """The sum of what the lanes found, (begin, ..., array k, ...) each, by begin: not by who finished first"""
+    """The sum of what the pieces found, (begin, ..., array k, ...) each, by begin: not by who finished first"""
     first, *others = (share[k] for share in sorted(shares, key=lambda share: share[0]))
     for other in others:
         first += other

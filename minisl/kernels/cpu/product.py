@@ -6,7 +6,7 @@ from minisl.kernels import numpy_backend
 from minisl.kernels.cpu import sparse
 from minisl.kernels.cpu.fused import in_order, linear, linear_backward, matmul
 from minisl.kernels.cpu.sparse import scratch
-from minisl.parallel import each
+from minisl.parallel import each, even
 
 CHUNK = 512  # tokens between a dense product and the sparse one that finds its result in the cache
 
@@ -45,7 +45,7 @@ def factored_forward(x, B, A, values, support, scale):
             np.matmul(xA[here], sBt, out=y[here])
             sparse.spmm_add(x, *entries, t, here.stop, xt, yt, y)
 
-    each(tokens, len(x), lane(len(x)))
+    each(tokens, len(x), even(len(x), CHUNK))
     return y, xA
 
 
@@ -68,7 +68,7 @@ def factored_backward(dy, x, B, A, values, support, scale, xA=None):
             dB += dy[here].T @ xA[here]
         shares.append((begin, dA, dB, dvalues))
 
-    each(tokens, n, lane(n))
+    each(tokens, n, even(n, CHUNK))
     dA, dB, by_rows = (in_order(shares, k) for k in (1, 2, 3))
     dB *= dB.dtype.type(scale)
     dvalues = np.empty_like(by_rows)
@@ -94,15 +94,10 @@ def sddmm(dy, x, support):
         sparse.sddmm_add(dy, x, columns, starts, begin, end, *(scratch(n, x.dtype) for n in support.shape), share)
         shares.append((begin, share))
 
-    each(tokens, len(x), lane(len(x)))
+    each(tokens, len(x), even(len(x), CHUNK))
     dvalues, by_rows = np.empty(len(support), x.dtype), in_order(shares, 1)
     dvalues[order] = by_rows
     return dvalues
-
-
-def lane(n):
-    """Tokens that one core takes at a time: an eighth, but not less than a chunk"""
-    return max(CHUNK, -(-n // (8 * CHUNK)) * CHUNK)
 
 
 def scaled(B, scale):
