@@ -58,14 +58,19 @@ def factored_backward(dy, x, B, A, values, support, scale, xA=None):
 
     def tokens(begin, end):
         dyt, xt, dxt = (scratch(size, x.dtype) for size in (out, width, width))
-        dyB, dA, dB, dvalues = (np.zeros(shape, x.dtype) for shape in ((CHUNK, r), A.shape, B.shape, len(values)))
+        dA, dB, dyB = (np.zeros(shape, x.dtype) for shape in (A.shape, B.shape, (CHUNK, r)))
+        dvalues = np.zeros(len(values), x.dtype)
         for t in range(begin, end, CHUNK):
             here = slice(t, min(t + CHUNK, end))
             g = np.matmul(dy[here], sB, out=dyB[: here.stop - t])
             np.matmul(g, A, out=dx[here])
             sparse.backward_add(dy, x, columns, starts, *transposed, t, here.stop, dyt, xt, dxt, dx, dvalues)
-            dA += g.T @ x[here]
-            dB += dy[here].T @ xA[here]
+            if t == begin:
+                np.matmul(g.T, x[here], out=dA)
+                np.matmul(dy[here].T, xA[here], out=dB)
+            else:
+                dA += g.T @ x[here]
+                dB += dy[here].T @ xA[here]
         shares.append((begin, dA, dB, dvalues))
 
     each(tokens, n, even(n, CHUNK))
