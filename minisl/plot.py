@@ -40,6 +40,7 @@ def layer_figure(path, rows, title):
         axes.bar_label(bars, fmt="%.0f", fontsize=7, color="#555555")
     axes.set(xticks=range(len(shapes)), xticklabels=[f"{o} x {i}, r {r}" for i, o, r in shapes], yscale="log",
              ylabel="forward + backward (ms)", title=title)
+    plain_log(axes.yaxis)
     axes.legend(frameon=False, fontsize=8)
     finish(plt, figure, path)
 
@@ -58,13 +59,24 @@ def scaling_figure(path, rows, title):
             axes.plot(x, [r[expected] / unit for r in mine], "-", color="#999999", label="expected")
             axes.plot(x, [r[measured] / unit for r in mine], "o", color="#0072B2", label="measured")
             axes.set(xscale="log", yscale="log", xticks=x, xticklabels=x)
-            axes.minorticks_off()
+            axes.tick_params(axis="x", labelsize=8)
+            axes.xaxis.minorticks_off()
+            plain_log(axes.yaxis)
             if axes in grid[:, 0]:
                 axes.set_ylabel(label)
         column[1].set_xlabel({"delta": "density of S"}.get(name, name))
     grid[0, 0].legend(frameon=False)
     figure.suptitle(title, fontsize=10)
     finish(plt, figure, path)
+
+
+def plain_log(axis):
+    """1, 2, 5, 10, 20, ... on a logarithmic axis, written out."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def pyplot():

@@ -224,7 +224,7 @@ def main(argv):
     try:
         def say(line):
             if settings.device == "cpu":
-                print(line, file=sys.stderr)
+                tqdm.write(line, file=sys.stderr)  # the bar may be there already
 
         with kernels.running(settings.backend, settings.threads, say) as on:
             return train(settings, run, state, on)

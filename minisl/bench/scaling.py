@@ -10,8 +10,8 @@ from minisl.methods.sltrain import SLLinear
 from minisl.nn import LlamaConfig
 
 BASE = {"tokens": 2048, "width": 512, "rank": 128, "delta": 0.03}
-VARIED = {"tokens": (256, 512, 1024, 2048, 4096), "width": (128, 256, 512, 768, 1024), "rank": (16, 32, 64, 128, 256),
-          "delta": (0.003, 0.01, 0.03, 0.1, 0.2)}
+VARIED = {"tokens": (256, 512, 1024, 2048, 4096), "width": (128, 256, 512, 1024), "rank": (16, 32, 64, 128, 256),
+          "delta": (0.003, 0.01, 0.03, 0.1, 0.3)}
 LAYERS, VOCAB, LENGTH = 2, 4096, 256
 
 
