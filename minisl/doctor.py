@@ -82,7 +82,7 @@ def threads_line():
 
 def numba_line():
     module, why = numba_status()
-    return f"{why}: its kernels run on {cores()} cores" if module else f"none: {why}; training runs on NumPy, slower"
+    return f"{why.removeprefix('Numba ')}: its kernels run on {cores()} cores" if module else f"none: {why}; training runs on NumPy, slower"
 
 
 def gpu_line():
