@@ -82,7 +82,9 @@ def threads_line():
 
 def numba_line():
     module, why = numba_status()
-    return f"{why.removeprefix('Numba ')}: its kernels run on {cores()} cores" if module else f"none: {why}; training runs on NumPy, slower"
+    if module is None:
+        return f"none: {why}; training runs on NumPy, slower"
+    return f"{why.removeprefix('Numba ')}, its kernels run on {cores()} cores"
 
 
 def gpu_line():

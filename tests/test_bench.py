@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minisl import Tensor, kernels, memory, optim
+from minisl import Tensor, kernels, memory, optim, train
 from minisl.autograd import ops
 from minisl.backend import generator
 from minisl.bench import __main__ as bench
@@ -76,6 +76,28 @@ def test_calibration_is_kept_and_decides(monkeypatch, tmp_path, capsys):
     assert cost.constants("cpu") == cost.CONSTANTS["cpu"] | kept["cpu"]
     cost.constants.cache_clear()
     assert "--algorithm auto decides by it" in capsys.readouterr().out
+
+
+@needs_numba
+def test_calibration_that_cannot_be_kept_is_not_measured(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINISL_COST", str(tmp_path / "file" / "cost.json"))
+    monkeypatch.setattr(calibrate, "measured", None)
+    assert run_command(bench.main, ["--calibrate"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cost.json: cannot be written" in line
+
+
+@needs_numba
+def test_damaged_calibration_leaves_no_run_behind(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MINISL_COST", str(tmp_path / "cost.json"))
+    (tmp_path / "cost.json").write_text('{"cpu": 3}')
+    cost.constants.cache_clear()
+    assert run_command(train.main, ["--tiny", "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+    cost.constants.cache_clear()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "not a calibration (cpu has no constants)" in line
+    assert not (tmp_path / "run").exists()
 
 
 @needs_numba

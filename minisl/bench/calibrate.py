@@ -8,6 +8,7 @@ from scipy.optimize import nnls
 from minisl.bench.layer import problem, sl_layer
 from minisl.bench.measure import in_turn
 from minisl.checkpoint import replacing
+from minisl.errors import InputError
 from minisl.kernels import cost
 
 GRID = [(n, width, out, r, delta) for width, out, r in ((128, 344, 32), (512, 512, 128), (512, 1376, 128), (768, 768, 256))
@@ -41,6 +42,11 @@ def expected(constants, row):
 def calibrate(say):
     """Measure both backends, keep the constants in `cost.calibration_file()`, and return (backend, row, expected) for a
     report."""
+    path = cost.calibration_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another file with MINISL_COST") from None
     constants, report = {}, []
     for backend, module, grid in (("cpu", "cpu", GRID), ("numpy", "numpy_backend", NUMPY_GRID)):
         rows = measured(backend, grid)
@@ -52,8 +58,6 @@ def calibrate(say):
             report.append((backend, row, t))
             algorithm, n, width, out, r, nnz, found = row
             say(f"  {algorithm:14}{n:6}{width:6}{out:6}{r:5}{nnz:8}{1e3 * found:9.2f}{1e3 * t:10.2f}{t / found - 1:+7.0%}")
-    path = cost.calibration_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as [draft]:
         draft.write_text(json.dumps(constants, indent=1) + "\n")
     say(f"kept in {path}; --algorithm auto decides by it from now on")

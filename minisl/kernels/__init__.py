@@ -122,6 +122,7 @@ def running(backend, threads=None, say=lambda line: None):
                 say(f"no Numba kernels, NumPy is slower: {numba_status()[1]}")
             yield "NumPy"
             return
+        cost.constants("cpu")  # a calibration file that cannot be read is said now, not in the first product
         with parallel.one_blas_thread(), module.announced(say):
             count = threads or parallel.cores()
             yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"

@@ -57,6 +57,8 @@ def constants(backend):
     path = calibration_file()
     try:
         found = json.loads(path.read_text()).get(backend, {})
+        if not isinstance(found, dict):
+            raise ValueError(f"{backend} has no constants")
         if not all(isinstance(v, float) and 0 <= v < 1 for v in found.values()):
             raise ValueError("a constant is no number between 0 and 1")
         return CONSTANTS[backend] | found
