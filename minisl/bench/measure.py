@@ -53,7 +53,7 @@ def in_turn(candidates, turns=9, least=0.02):
 
 def ceilings():
     """What this machine gives at best, with all cores, measured now: "gemm" operations per second of a float32 product in the
-    BLAS that NumPy calls, "memory" bytes per second of y = a x + y over arrays larger than any cache."""
+    BLAS that NumPy calls, "memory" bytes per second of y = x + y over arrays larger than any cache."""
     a, b = (np.ones((1536, 1536), np.float32) for _ in range(2))
     out = np.empty_like(a)
     x, y = (np.ones(1 << 25, np.float32) for _ in range(2))

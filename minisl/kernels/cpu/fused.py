@@ -51,9 +51,7 @@ def linear_cross_entropy(x, weight, labels, scale):
     dx, dweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, x.dtype)
     for n in range(0, max(len(x), 1), step):  # once where there is no token: dweight is 0 then
         m = min(step, len(x) - n)
-        here, z = slice(n, n + m), buffer[:m]
-
-        shares = []
+        here, z, shares = slice(n, n + m), buffer[:m], []
 
         def logits(begin, end, x=x[here], z=z):
             np.matmul(x, weight[begin:end].T, out=z[:, begin:end])
