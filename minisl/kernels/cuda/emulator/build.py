@@ -1,0 +1,78 @@
+"""From CUDA text to a library of this machine: g++, and what its neighbours nm and addr2line know of the result."""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from minisl.errors import InputError
+
+HEADER = Path(__file__).parent / "cuda_on_cpu.h"
+FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE",
+         "-Wno-unknown-pragmas", "-fsanitize=thread", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"]
+DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
+
+
+class CompileError(RuntimeError):
+    """A CUDA text that is no C++."""
+
+
+@cache
+def compiler():
+    """The path of g++, or of what CXX names. Raises InputError where there is none, or not on Linux."""
+    name = os.environ.get("CXX", "g++")
+    if platform.system() != "Linux":
+        raise InputError("the CUDA emulator runs on Linux (on Windows: inside WSL)")
+    missing = [tool for tool in (name, "nm", "addr2line") if shutil.which(tool) is None]
+    if missing:
+        raise InputError(f"the CUDA emulator needs {' and '.join(missing)}, not found here; fix: apt install g++, "
+                         "or your system's package of it")
+    return shutil.which(name)
+
+
+def build(code, defines, name, kernels):
+    """The path of the compiled library, kept for the next time. Raises CompileError, InputError."""
+    text = DYNAMIC_SHARED.sub(r"\1* \2 = (\1*)cu::dynamic_shared;", code)
+    text = "\n".join([f'#line 1 "{name}"', text, *(f"CU_KERNEL({kernel})" for kernel in kernels), ""])
+    command = [compiler(), *FLAGS, *defines]
+    key = hashlib.sha256(repr((command, text, HEADER.read_text())).encode()).hexdigest()[:20]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "minisl" / "emulator"
+    library = folder / f"{key}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled, linked = f"{scratch}/kernel.o", f"{scratch}/kernel.so"
+        done = subprocess.run([*command, "-include", str(HEADER), "-x", "c++", "-c", "-", "-o", compiled], input=text, text=True,
+                              capture_output=True)
+        if done.returncode:
+            raise CompileError(next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr))
+        # linked without -fsanitize: the calls it put in are answered by the header, not by its libraries
+        # -Bsymbolic: a kernel named as a function of the C library is still the one that runs
+        subprocess.run([compiler(), "-shared", "-Wl,-Bsymbolic", compiled, "-o", linked], check=True, capture_output=True)
+        os.replace(linked, library)
+    return library
+
+
+@cache
+def symbols(path):
+    """[(address, bytes, name)] of what the library defines."""
+    listing = output("nm", "-C", "-S", "--defined-only", path)
+    found = re.findall(r"^([0-9a-f]+) ([0-9a-f]+) \w (.+)$", listing, re.M)
+    return [(int(address, 16), int(size, 16), name) for address, size, name in found]
+
+
+@cache
+def lines(path, addresses):
+    """The line of the kernel's text behind each code address of the library, 0 where it is not known."""
+    found = output("addr2line", "-e", path, *map(hex, addresses)) if addresses else ""
+    return [int(number[1]) if (number := re.search(r":(\d+)", line)) else 0 for line in found.splitlines()]
+
+
+def output(*command):
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout
