@@ -1,0 +1,14 @@
+"""The GPU's kernels as a backend: "cuda" for CuPy arrays, "emulator" for NumPy arrays, float32 both, from the same .cu files.
+
+    OP_N.cu        rung N of an operation's ladder: text to read, in order, one diff at a time
+    ladder.py      which rung runs
+    launch.py      compile a rung, check its arguments, run it on the GPU or in the emulator
+    sparse.py      the sparse-plus-low-rank product: grids, and the order of S's entries
+    rows.py        the fused ops: grids, and how heads lie in memory
+    in_numba/      some of the ladders in Numba CUDA
+    emulator/      CUDA C++ on a CPU, every access watched
+"""
+
+from minisl.kernels.cuda.rows import *  # noqa: F403
+from minisl.kernels.cuda.sparse import *  # noqa: F403
+from minisl.kernels.numpy_fused import embedding_backward, linear, linear_backward, square_sum  # noqa: F401  cuBLAS's, and CuPy's own

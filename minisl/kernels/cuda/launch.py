@@ -1,0 +1,58 @@
+"""Launch the rung of an operation: on the GPU for CuPy arrays, in the emulator for NumPy arrays."""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+
+from minisl.backend import array_module
+from minisl.kernels.cuda import emulator, ladder, signature
+
+replaced = ContextVar("replaced", default=MappingProxyType({}))
+
+
+@contextmanager
+def instead(op, text):
+    """Within this block this .cu text runs where a rung of `op` would: for trying out a change."""
+    token = replaced.set(dict(replaced.get()) | {op: text})
+    try:
+        yield
+    finally:
+        replaced.reset(token)
+
+
+def launch(op, grid, block, kernel=None, **values):
+    """Run a kernel of the rung of `op` that is in use; its parameters are taken from `values` by name.
+
+    grid, block: up to three sizes; nothing runs where one of the grid's is 0. kernel: its name, if it is not that of op.
+    Raises TypeError for an array that does not fit, KeyError for one that is missing, in the emulator a KernelFault.
+    """
+    if 0 in grid:
+        return
+    number, kernel = ladder.rung(op), kernel or op
+    xp = array_module(next(v for v in values.values() if hasattr(v, "strides")))
+    if ladder.language() == "numba":
+        from minisl.kernels.cuda import in_numba
+
+        in_numba.launch(op, number, kernel, grid, block, values, xp)
+        return
+    text = replaced.get().get(op) or ladder.source(op, number)
+    parameters = signature.kernels(text)[kernel]
+    arguments = signature.checked(kernel, parameters, [values[p.name] for p in parameters], xp.ndarray)
+    compiled(text, f"{op}_{number}.cu", kernel, xp is np)(grid, block, arguments)
+
+
+@cache
+def compiled(text, name, kernel, emulated):
+    if emulated:
+        return emulator.RawModule(code=text, name=name).get_function(kernel)
+    import cupy
+
+    return cupy.RawModule(code=text).get_function(kernel)
+
+
+def pieces(n, size):
+    """How many pieces of `size` make up n, the last perhaps smaller."""
+    return -(-n // size)
