@@ -1,0 +1,112 @@
+"""`python -m minisl.ladder spmm 3`: climb a ladder of CUDA kernels without a GPU.
+
+    python -m minisl.ladder                             # which ladders there are
+    python -m minisl.ladder spmm                        # all rungs of one: right? how much memory do they move?
+    python -m minisl.ladder spmm 3                      # one rung: the idea, the diff from the rung below, the same checks
+    python -m minisl.ladder spmm 3 --file mine.cu       # your version of it
+    python -m minisl.ladder spmm 3 --draw spmm.png      # a picture of what its first block touches
+"""
+
+import difflib
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from minisl.command import Parser, run_command
+from minisl.errors import InputError
+from minisl.kernels.cuda import emulator, ladder, trial
+from minisl.kernels.cuda.launch import instead
+
+COLUMNS = f"{'':58}{'off by':>10}{'accesses':>12}{'sectors':>10}{'needed':>10}{'cycles':>10}{'needed':>10}"
+
+
+def main(argv):
+    parser = Parser(prog="python -m minisl.ladder", description="Climb a ladder of CUDA kernels without a GPU.")
+    parser.add_argument("op", nargs="?", choices=list(ladder.rungs()), help="an operation (left out: list them)")
+    parser.add_argument("rung", nargs="?", type=int, help="one of its rungs (left out: all)")
+    parser.add_argument("--file", help="a .cu file to run in place of this rung")
+    parser.add_argument("--draw", metavar="PNG", help="save a picture of what a launch of this rung touches")
+    args = parser.parse_args(argv)
+    if (args.file or args.draw) and args.rung is None:
+        raise InputError(f"--{'file' if args.file else 'draw'}: say which rung, such as: minisl.ladder spmm 3")
+    if args.op is None:
+        for op, count in ladder.rungs().items():
+            print(f"{op:16}{count} rungs, the last: {title(op, count - 1)}")
+        return 0
+    with ladder.at(**{args.op: args.rung or 0}):  # does it exist?
+        emulator.compiler()
+    if args.rung is None:
+        print(f"{args.op}: {size_of(args.op)}\n{COLUMNS}")
+        return max(report(args.op, number) for number in range(ladder.rungs()[args.op]))
+    print_rung(args.op, args.rung)
+    with instead(args.op, read(args.file)) if args.file else nullcontext():
+        print(f"\n{COLUMNS}")
+        code = report(args.op, args.rung, args.file)
+        if args.draw and code == 0:
+            draw(args.op, args.rung, args.draw)
+    return code
+
+
+def print_rung(op, number):
+    """The header of a rung, and what is different from the one below."""
+    first, idea = ladder.header(op, number)
+    print(f"{first}\n{idea}\n")
+    text = ladder.source(op, number).splitlines()
+    if number == 0:
+        print("\n".join(line for line in text if not line.startswith("//")).strip())
+        return
+    below = ladder.source(op, number - 1).splitlines()
+    changes = difflib.unified_diff(code(below), code(text), f"{op}_{number - 1}.cu", f"{op}_{number}.cu", lineterm="", n=2)
+    print("\n".join(changes))
+
+
+def code(lines):
+    """The text without the comment at its top."""
+    return lines[next(i for i, line in enumerate(lines) if not line.startswith("//")) + 1:]
+
+
+def report(op, number, file=None):
+    """Print a rung's line: how far off it is, what it touches. Returns an exit code: 1 where it is wrong."""
+    with ladder.at(**{op: number}):
+        name = f"{number}  {file or title(op, number)}"
+        try:
+            off = trial.error(op)
+            counts, _ = trial.counts(op)
+        except (emulator.KernelFault, emulator.CompileError, TypeError, KeyError) as error:
+            print(f"{name:58}{'WRONG':>10}\n{type(error).__name__}: {error}")
+            return 1
+    right = off <= trial.TOLERANCE
+    print(f"{name:58}{off:>10.0e}{counts['accesses']:>12,}{counts['sectors']:>10,}{counts['sectors_ideal']:>10,}"
+          f"{counts['cycles']:>10,}{counts['cycles_ideal']:>10,}" + ("" if right else "  WRONG: other numbers than NumPy's"))
+    return 0 if right else 1
+
+
+def draw(op, number, path):
+    from minisl.kernels.cuda.emulator.draw import draw
+
+    with ladder.at(**{op: number}):
+        _, launches = trial.counts(op)
+    draw(launches[0], path)
+    print(f"{path}: what the first block of {launches[0].kernel} touches")
+
+
+def title(op, number):
+    return ladder.header(op, number)[0].partition(": ")[2].rstrip(".")
+
+
+def size_of(op):
+    return (f"each rung against NumPy on a small problem ({trial.TOKENS} tokens, {trial.OUT} x {trial.IN}), in three orders of\n"
+            "threads; 32-byte sectors moved and needed, cycles of shared memory's banks and how many are needed")
+
+
+def read(path):
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise InputError(f"--file {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--file {path}: is not a text") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
