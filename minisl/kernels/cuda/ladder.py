@@ -4,7 +4,7 @@
 
     with ladder.at(spmm=0):                    # the first rung of spmm, the last of all others
         kernels.spmm(x, values, support, backend="emulator")
-    with ladder.at(language="numba", spmm=0):  # the same rung, written in Numba CUDA
+    with ladder.at(language="numba", spmm=0):  # the same rung, written in Numba CUDA; other ladders too, where they are
         ...
 """
 
@@ -51,7 +51,14 @@ def at(language="cuda", **numbers):
 
 def rung(op):
     """The number of the rung that runs now."""
-    return chosen.get().get(op, rungs()[op] - 1)
+    if op in chosen.get():
+        return chosen.get()[op]
+    if language() == "numba":
+        from minisl.kernels.cuda import in_numba
+
+        if op in in_numba.OPS:
+            return in_numba.last(op)
+    return rungs()[op] - 1
 
 
 def language():

@@ -36,8 +36,9 @@ def launch(op, grid, block, kernel=None, **values):
     if ladder.language() == "numba":
         from minisl.kernels.cuda import in_numba
 
-        in_numba.launch(op, number, kernel, grid, block, values, xp)
-        return
+        if op in in_numba.OPS:
+            in_numba.launch(op, number, kernel, grid, block, values, xp)
+            return
     text = replaced.get().get(op) or ladder.source(op, number)
     parameters = signature.kernels(text)[kernel]
     arguments = signature.checked(kernel, parameters, [values[p.name] for p in parameters], xp.ndarray)
