@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from minisl import methods
+from minisl.backend import DEVICES, PRECISIONS
 from minisl.command import Parser
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS, BACKENDS
@@ -22,7 +23,7 @@ TINY = {
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
 MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
-              "activation_checkpointing", "keep_blas"}
+              "activation_checkpointing", "matmul_precision", "keep_blas"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
 COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads", "parts")
@@ -65,11 +66,12 @@ class Settings:
     initializer_range: float | None = flag(None, "override the config: std of embeddings and head at the start")
     seed: int = flag(42, "of weights, support, data order and sample")
     dtype: str = flag("float32", "of weights and arithmetic", choices=("float32", "float64"))
-    device: str = flag("cpu", "where to run", choices=("cpu", "cuda"))
+    device: str = flag("cpu", "where to run", choices=DEVICES)
     algorithm: str = flag("auto", "how SLTrain layers multiply", choices=ALGORITHMS)
     backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
     threads: int | None = flag(None, "cores to use (left out: all); no result depends on it")
     parts: int = flag(1, "compute a batch in this many parts, each on one core: for small models")
+    matmul_precision: str = flag("float32", "how a GPU rounds what it multiplies in float32", choices=PRECISIONS)
     activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
     keep_blas: bool = flag(False, "do not start again where OpenBLAS has better kernels for this CPU")
     eval_every: int = flag(1000, "updates between evaluations", "--eval_every")

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from minisl.backend import cuda_status
 from minisl.blas import better_kernels, numpy_blas
 from minisl.command import Parser, run_command
+from minisl.errors import InputError
 from minisl.kernels import numba_status
 from minisl.parallel import cores
 
@@ -84,12 +86,52 @@ def numba_line():
     module, why = numba_status()
     if module is None:
         return f"none: {why}; training runs on NumPy, slower"
-    return f"{why.removeprefix('Numba ')}, its kernels run on {cores()} cores"
+    return f"{why.removeprefix('Numba ')}, its kernels (--backend cpu) run on {cores()} cores"
 
 
 def gpu_line():
     cupy, why = cuda_status()
-    return why if cupy else f"none: {why}; training runs on the CPU"
+    return why if cupy else f"none: {why}"
+
+
+def cuda_line():
+    """Which rung of each ladder of CUDA kernels runs."""
+    from minisl.kernels.cuda import ladder
+
+    last = ", ".join(f"{op} {count - 1}" for op, count in ladder.rungs().items())
+    if cuda_status()[0]:
+        return f"--device cuda runs the last rung of each ladder: {last}"
+    return f"none: the line on the GPU has the reason and the fix; the emulator can run the last rungs: {last}"
+
+
+def emulator_line():
+    from minisl.kernels.cuda import emulator
+
+    try:
+        return f"--backend emulator runs the CUDA kernels on the CPU, compiled by {emulator.compiler()}"
+    except InputError as why:
+        return f"none: {why}"
+
+
+def numba_cuda_line():
+    found = installed("numba-cuda")
+    return f"{found}, for the ladders in Numba" if found else "none: not installed; fix: pip install 'numba-cuda[cu13]'"
+
+
+def nvrtc_line():
+    """The compiler from its wheel, with which the tests compile the kernels for GPUs that are not here."""
+    found = installed("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
+    if found:
+        return f"{found}, with which the tests compile the CUDA kernels"
+    return "none: its wheel is not installed; fix: pip install 'nvidia-cuda-nvrtc>=13,<14'"
+
+
+def installed(*packages):
+    """The version of the first of these packages that is installed, or None."""
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 def disk_line():
@@ -98,7 +140,8 @@ def disk_line():
 
 
 LINES = {"Python": python_line, "packages": packages_line, "BLAS": blas_line, "threads": threads_line, "Numba": numba_line,
-         "GPU": gpu_line, "disk": disk_line}
+         "GPU": gpu_line, "cuda": cuda_line, "emulator": emulator_line, "numba-cuda": numba_cuda_line, "NVRTC": nvrtc_line,
+         "disk": disk_line}
 
 
 def main(argv):
@@ -108,7 +151,7 @@ def main(argv):
             found = line()
         except Exception as error:  # the doctor reports what is broken, whatever it is
             found = f"could not be examined ({type(error).__name__}: {error})"
-        print(f"{name:10}{' '.join(found.split())}")
+        print(f"{name:12}{' '.join(found.split())}")
 
 
 if __name__ == "__main__":

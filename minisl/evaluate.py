@@ -7,7 +7,7 @@ import numpy as np
 
 from minisl import checkpoint
 from minisl.autograd import no_grad, ops
-from minisl.backend import IGNORE_LABEL, array_module
+from minisl.backend import DEVICES, IGNORE_LABEL, choose_device, read
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.data import load_corpus, load_documents, tokenize, validation_batches
@@ -21,14 +21,12 @@ def evaluate(model, tokens, n_bytes, end, batch_size, seq_len):
     Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
     bits_per_byte = nats of the text's tokens / ln 2 / n_bytes: the marks are no text. It does not depend on the tokenizer.
     """
-    xp = array_module(model.parameters()[0].data)
     nats, mark_nats, count = 0.0, 0.0, 0
     with no_grad():
         for inputs, labels in validation_batches(tokens, batch_size, seq_len):
-            logits = model(xp.asarray(inputs))
-            marks = np.where(labels == end, end, IGNORE_LABEL)
-            nats += ops.cross_entropy(logits, xp.asarray(labels), reduction="sum").item()
-            mark_nats += ops.cross_entropy(logits, xp.asarray(marks), reduction="sum").item()
+            logits, marks = model(inputs), np.where(labels == end, end, IGNORE_LABEL)
+            here = read(*(ops.cross_entropy(logits, targets, reduction="sum").data for targets in (labels, marks)))
+            nats, mark_nats = nats + here[0], mark_nats + here[1]
             count += int((labels != IGNORE_LABEL).sum())
     return {"val_loss": nats / count, "bits_per_byte": (nats - mark_nats) / math.log(2) / n_bytes,
             "perplexity": perplexity(nats / count)}
@@ -43,13 +41,15 @@ def main(argv):
     parser.add_argument("run", help="a folder that minisl.train wrote")
     parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it (left out: the run's held-out documents)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
     args = parser.parse_args(argv)
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: must be at least 1")
 
+    xp, _ = choose_device(args.device)
     state = checkpoint.load_state(args.run)
-    model, tokenizer = checkpoint.load_model(args.run), checkpoint.load_tokenizer_of(args.run)
+    model, tokenizer = checkpoint.load_model(args.run).to(xp), checkpoint.load_tokenizer_of(args.run)
     if args.data:
         name, documents = " ".join(args.data), load_documents(args.data)
     else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from minisl import checkpoint
 from minisl.autograd import no_grad
-from minisl.backend import array_module, generator, to_numpy
+from minisl.backend import DEVICES, choose_device, generator, to_numpy
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
 from minisl.nn import KVCache
@@ -18,14 +18,13 @@ def generate(model, ids, count, rng, temperature=0.8, top_k=0, stop=None):
     temperature 0 takes the likeliest id; top_k > 0 draws among the k likeliest. The model sees at most
     `max_position_embeddings` ids: when they are full, it goes on from the later half.
     """
-    xp = array_module(model.parameters()[0].data)
     limit = model.config.max_position_embeddings
     ids, cache, fresh = list(ids), None, None
     with no_grad():
         for _ in range(count):
             if cache is None or cache.length + len(fresh) > limit:
                 fresh, cache = ids[-max(1, limit // 2):] if len(ids) > limit else ids[:], KVCache(model.config.num_hidden_layers)
-            logits = to_numpy(model(xp.asarray([fresh]), cache).data[0, -1])
+            logits = to_numpy(model(np.array([fresh]), cache).data[0, -1])
             if not np.isfinite(logits).all():
                 raise InputError("the model's logits are not numbers, there is nothing to draw from")
             ids.append(draw(logits.astype(np.float64), rng, temperature, top_k))
@@ -54,6 +53,7 @@ def main(argv):
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw among the k likeliest; 0 among all")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run")
     args = parser.parse_args(argv)
     for name, low in (("tokens", 1), ("top_k", 0), ("seed", 0), ("temperature", 0)):
         if not low <= getattr(args, name) < float("inf"):
@@ -63,7 +63,8 @@ def main(argv):
     except UnicodeEncodeError:
         raise InputError("--prompt: not UTF-8 text") from None
 
-    model, tokenizer = checkpoint.load_model(args.run), checkpoint.load_tokenizer_of(args.run)
+    xp, _ = choose_device(args.device)
+    model, tokenizer = checkpoint.load_model(args.run).to(xp), checkpoint.load_tokenizer_of(args.run)
     ids = [tokenizer.end, *tokenizer.encode(args.prompt)]
     new = []
     print(args.prompt, end="", flush=True)

@@ -11,6 +11,7 @@ from minisl.autograd.tensor import Node
 from minisl.backend import generator
 from minisl.command import run_command
 from minisl.config import parse
+from minisl.errors import InputError
 from minisl.metrics import peak_memory
 
 KINDS = ("parameters", "optimizer", "activations", "gradients", "temporaries")
@@ -96,6 +97,9 @@ def nbytes(arrays):
 
 def main(argv):
     settings, _ = parse(argv, prog="python -m minisl.memory", description="What a training step holds in memory, by kind.")
+    if settings.device != "cpu":
+        raise InputError(f"--device {settings.device}: only the CPU's arrays can be told apart by kind; minisl.train says at its "
+                         "end what it took of the GPU")
     config = settings.model_config()
     config.vocab_size = config.vocab_size or 32000
     with kernels.running(settings.backend, settings.threads, lambda line: print(line, file=sys.stderr)) as on:

@@ -50,6 +50,11 @@ def read(path):
     return records
 
 
+def gpu_memory(cupy):
+    """Bytes that CuPy has taken from the GPU. It keeps what is freed for the next arrays, so this is the most there was."""
+    return cupy.get_default_memory_pool().total_bytes()
+
+
 def peak_memory():
     """Most resident memory this process has held, in bytes; None where the system does not tell."""
     try:  # Linux; getrusage there starts a child at its parent's peak

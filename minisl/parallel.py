@@ -14,6 +14,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from minisl.backend import unread
+
 
 def cores():
     """How many cores this process may use."""
@@ -159,7 +161,8 @@ class Workers:
         self.pool = ThreadPoolExecutor(min(parts, limit[0] or cores()))
 
     def backward(self, loss_of, *arrays):
-        """The sum of loss_of(*part) over parts of the arrays' rows, as a float; its gradients are added to the leaves.
+        """The sum of loss_of(*part) over parts of the arrays' rows, as a float (from a GPU as an array of one number, there); its
+        gradients are added to the leaves.
 
         The parts' gradients are added in the order of the rows, so the result does not depend on who finishes first.
         """
@@ -167,7 +170,7 @@ class Workers:
         if n == 1:
             loss = loss_of(*arrays)
             loss.backward()
-            return loss.item()
+            return unread(loss.data)
         parts = [(copy_context(), loss_of, *part) for part in zip(*(np.array_split(a, n) for a in arrays))]
         with one_blas_thread():
             losses, gradients = zip(*self.pool.map(lambda part: part[0].run(loss_and_gradients, *part[1:]), parts))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import minisl
 from minisl import checkpoint, kernels, methods, optim
-from minisl.backend import choose_device, generator, keep_freed_memory
+from minisl.backend import choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
 from minisl.command import run_command
 from minisl.config import MAY_CHANGE, Settings, parse
@@ -23,20 +23,17 @@ from minisl.data import Batches, load_corpus, make_tokenizer, tokenize
 from minisl.errors import InputError
 from minisl.evaluate import evaluate
 from minisl.generate import generate
-from minisl.metrics import Metrics, peak_memory
+from minisl.metrics import Metrics, gpu_memory, peak_memory
 from minisl.nn import LlamaConfig
 from minisl.parallel import Workers
 
 
-def train(settings, run, resumed=None, on="NumPy"):
-    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None; on: words for
-    what computes.
+def train(settings, run, resumed=None, xp=np, on="NumPy"):
+    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None; xp: NumPy or
+    CuPy; on: words for what computes.
 
     Returns an exit code: 0 done, 130 stopped by Ctrl-C (saved), 1 the loss is no longer a number.
     """
-    xp, device = choose_device(settings.device)
-    device = on if xp is np else device
-
     # Text -> tokens -> batches
     corpus = load_corpus(settings.data)
     if resumed:
@@ -62,7 +59,7 @@ def train(settings, run, resumed=None, on="NumPy"):
     else:
         checkpoint.start_run(run, config, settings.method, options, tokenizer, settings.dtype)
 
-    print(f"{run}: {settings.method}, {model.num_parameters():,} parameters, {settings.dtype}, {device}")
+    print(f"{run}: {settings.method}, {model.num_parameters():,} parameters, {settings.dtype}, {on}")
     print(f"{corpus.name}: {len(tokens):,} training tokens, {len(held_out):,} held out ({held_out_bytes:,} bytes), "
           f"{batches.sequences:,} sequences of {settings.seq_len} an epoch")
 
@@ -91,14 +88,14 @@ def train(settings, run, resumed=None, on="NumPy"):
                                                schedule=settings.schedule, min_ratio=settings.min_lr_ratio)
             mean_loss = 0.0
             for k in range(settings.accumulate):
-                inputs, labels = (xp.asarray(a) for a in batches(step * settings.accumulate + k))
-                mean_loss += workers.backward(loss_of, inputs, labels)
+                mean_loss += workers.backward(loss_of, *batches(step * settings.accumulate + k))
             norm = optim.clip_grad_norm(parameters, settings.clip_norm) if settings.clip_norm else optim.grad_norm(parameters)
+            optimizer.step()
+            model.zero_grad()
+            mean_loss, norm = read(mean_loss, norm)  # a GPU has only been told what to do so far: it is waited for here
             if not (math.isfinite(mean_loss) and math.isfinite(norm)):
                 bar.close()
                 return report_nan(run, step + 1, f"loss is {mean_loss}, gradient norm {norm}")
-            optimizer.step()
-            model.zero_grad()
             step += 1
 
             taken = time.perf_counter() - started
@@ -124,7 +121,7 @@ def train(settings, run, resumed=None, on="NumPy"):
         return 130
     text = tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(settings.seed, "sample")))
     checkpoint.write_text(run / "sample.txt", text + "\n")
-    print_summary(run, model, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
+    print_summary(run, model, xp, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
     return 0
 
 
@@ -167,11 +164,12 @@ def draw_loss(run, records, title):
         print(f"no loss.png: matplotlib does not work here ({why})", file=sys.stderr)
 
 
-def print_summary(run, model, record, tokens_per_second, text):
+def print_summary(run, model, xp, record, tokens_per_second, text):
     peak = peak_memory()
+    gpu = [] if xp is np else [("GPU memory pool", f"{gpu_memory(xp) / 1e6:,.0f} MB")]
     rows = [("parameters", f"{model.num_parameters():,}"), ("steps", f"{record['step']:,}"), ("tokens", f"{record['tokens']:,}"),
             ("tokens/s", f"{tokens_per_second:,.0f}"), ("peak memory", f"{peak / 1e6:,.0f} MB" if peak else "not known here"),
-            ("training loss", f"{record['loss']:.4f}"), ("validation loss", f"{record['val_loss']:.4f}"),
+            *gpu, ("training loss", f"{record['loss']:.4f}"), ("validation loss", f"{record['val_loss']:.4f}"),
             ("perplexity", f"{record['perplexity']:.2f}"), ("bits per byte", f"{record['bits_per_byte']:.4f}")]
     print("\n" + "\n".join(f"  {name:16}{value:>16}" for name, value in rows))
     print(f"\nA sample:\n\n{text.strip()}\n\n{run} holds the model, loss.png and sample.txt. "
@@ -223,11 +221,13 @@ def main(argv):
     keep_freed_memory()
     try:
         def say(line):
-            if settings.device == "cpu":
-                tqdm.write(line, file=sys.stderr)  # the bar may be there already
+            tqdm.write(line, file=sys.stderr)  # the bar may be there already
 
-        with kernels.running(settings.backend, settings.threads, say) as on:
-            return train(settings, run, state, on)
+        xp, _ = choose_device(settings.device)
+        with (kernels.running(settings.backend, settings.threads, say, xp, settings.dtype) as on,
+              matmul_precision(settings.matmul_precision, xp)):
+            kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
+            return train(settings, run, state, xp, on)
     except BaseException:
         with suppress(OSError):  # nothing was written yet: leave no empty folder behind
             run.rmdir()

@@ -17,6 +17,7 @@ SUPPORTS = {
     "nothing": [],
 }
 ALGORITHMS = ("materialised", "factored")
+BACKENDS = ("reference", "numpy", "cpu")  # those with kernels for float64
 
 
 def problem(support, dtype=np.float64):

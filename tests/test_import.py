@@ -59,7 +59,7 @@ def test_doctor_has_one_line_for_each_item_where_packages_are_broken(broken):
     assert "matplotlib BROKEN (AttributeError: compiled for another matplotlib; fix: pip install" in lines["packages"]
     assert "numpy BROKEN" not in lines["packages"]
     assert "another numba" in lines["Numba"]
-    assert "another cupy" in lines["GPU"]
+    assert lines["GPU"].startswith("none: there is no NVIDIA driver") or "another cupy" in lines["GPU"]
 
 
 def test_reader_that_has_left_is_no_traceback():
@@ -75,7 +75,7 @@ def test_reader_that_has_left_is_no_traceback():
 def test_doctor_survives_an_item_that_cannot_be_examined(monkeypatch, capsys):
     monkeypatch.setitem(doctor.LINES, "disk", lambda: 1 / 0)
     assert run_command(doctor.main, []) == 0
-    assert capsys.readouterr().out.endswith("disk      could not be examined (ZeroDivisionError: division by zero)\n")
+    assert capsys.readouterr().out.endswith("disk        could not be examined (ZeroDivisionError: division by zero)\n")
 
 
 def test_training_works_where_packages_are_broken(broken, tmp_path):
@@ -99,7 +99,8 @@ def test_broken_cupy_is_a_reason_not_a_traceback(broken):
     done = python("-m", "minisl.train", "--tiny", "--device=cuda", "--out", broken / "run", path=broken)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]  # after the one on Numba
-    assert "does not import (OSError: compiled for another cupy)" in line
+    assert line.startswith("error: --device cuda: ")  # CuPy is only imported where there is a driver
+    assert line.endswith("or use --device cpu")
     assert not (broken / "run").exists()
 
 

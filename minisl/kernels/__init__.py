@@ -4,8 +4,9 @@
     Y = X W^T            X (..., in), Y (..., out); rows are tokens
 
 Backends compute the same thing: "reference" is loops that mirror the formulas (tiny sizes), "numpy" is NumPy and SciPy sparse
-(CuPy for CuPy arrays), "cpu" is Numba and BLAS on all cores. Algorithms differ in what they build: "materialised" rebuilds W
-(the paper's Algorithm 1), "factored" never does.
+(CuPy for CuPy arrays), "cpu" is Numba and BLAS on all cores, "cuda" is CUDA kernels and cuBLAS on a GPU, "emulator" is the same
+kernels with NumPy arrays and no GPU, to learn from. Algorithms differ in what they build: "materialised" rebuilds W (the paper's
+Algorithm 1), "factored" never does, "fused" builds it a tile at a time inside the product.
 """
 
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from importlib import import_module
 import numpy as np
 
 from minisl import parallel
+from minisl.backend import array_module, cuda_status, precision
 from minisl.errors import InputError
 from minisl.kernels import cost
 from minisl.kernels.support import Support
 
-BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu"}
-ALGORITHMS = ("auto", "materialised", "factored")
+BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu",
+            "cuda": "minisl.kernels.cuda", "emulator": "minisl.kernels.cuda"}
+BY_COST = ("materialised", "factored")  # "auto" is one of them
+ALGORITHMS = ("auto", *BY_COST, "fused")
 
 __all__ = ["ALGORITHMS", "BACKENDS", "Support", "scatter_add", "sddmm", "sl_linear", "sl_linear_backward", "sl_linear_forward",
            "spmm", "using"]
@@ -80,9 +84,15 @@ def sddmm(dy, x, support, *, backend="auto"):
 
 
 @contextmanager
-def using(backend):
-    """Within this block "auto" means this backend. Raises InputError for an unknown one, or one that does not work here."""
-    load(backend, np.zeros(0, np.float32))
+def using(backend, xp=None):
+    """Within this block "auto" means this backend. xp: NumPy or CuPy, whose arrays it will be given (left out: CuPy for "cuda").
+
+    Raises InputError for an unknown one, or one that does not work here.
+    """
+    xp = xp or (cuda_status()[0] if backend == "cuda" else None) or np
+    load(backend, xp.zeros(0, np.float32))
+    if backend == "emulator":
+        import_module("minisl.kernels.cuda.emulator").compiler()
     token = in_use.set(backend)
     try:
         yield
@@ -96,36 +106,57 @@ def of(array):
 
 
 def load(backend, array):
-    """The module of a backend; "auto" is the one in use, and if none is, the fastest one that works with this array."""
+    """The module of a backend; "auto" is the one in use, and if none is, the fastest one that works with this array. Arrays of a
+    dtype that a backend has no kernels for are NumPy's (CuPy's).
+
+    Raises InputError: an unknown backend, one that does not work here, or one that cannot compute where the array is.
+    """
     name = in_use.get() if backend == "auto" else backend
     if name != "auto" and name not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; allowed: auto, {', '.join(BACKENDS)}")
+    on_host = isinstance(array, np.ndarray)
+    if not on_host and array_module(array) is not np:
+        return load_on_gpu(name, array)
     cpu, why = numba_status() if name in ("auto", "cpu") else (None, "")
     if name == "cpu" and not cpu:
         raise InputError(f"backend cpu: {why}; use --backend numpy")
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+    if name == "cuda":
+        raise InputError("backend cuda: --device cuda is needed; --backend emulator runs the same kernels on the CPU")
+    if not on_host or array.dtype not in (np.float32, np.float64) or (name == "emulator" and array.dtype != np.float32):
         cpu, name = None, "numpy"
     return cpu or import_module(BACKENDS["numpy" if name == "auto" else name])
 
 
+def load_on_gpu(name, array):
+    """As `load`, for a CuPy array."""
+    if name not in ("auto", "numpy", "cuda"):
+        raise InputError(f"backend {name}: computes with NumPy arrays, these are on a GPU; allowed there: auto, numpy, cuda")
+    kernels = array.dtype == np.float32 and (name == "cuda" or (name == "auto" and cuda_status()[0]))
+    return import_module(BACKENDS["cuda" if kernels else "numpy"])
+
+
 @contextmanager
-def running(backend, threads=None, say=lambda line: None):
-    """What a command computes within: `using(backend)` on so many cores, BLAS on one thread for each of them. Yields a
-    description.
+def running(backend, threads=None, say=lambda line: None, xp=np, dtype="float32"):
+    """What a command computes within: `using(backend, xp)` on so many cores, BLAS on one thread for each of them. Yields a
+    description of what computes with arrays of this dtype.
 
     say: is told, in a line, that kernels are compiled first, or why there are none.
     """
-    with using(backend), parallel.using_threads(threads):
-        module = load("auto", np.zeros(0, np.float32))
-        if module is not numba_status()[0]:
+    with using(backend, xp), parallel.using_threads(threads):
+        module = of(xp.zeros(0, dtype))
+        if module.__name__ == BACKENDS["cuda"]:
+            yield "CUDA kernels in the emulator" if xp is np else f"CUDA kernels, {cuda_status()[1]}"
+        elif xp is not np:
+            yield cuda_status()[1]
+        elif module is not numba_status()[0]:
             if backend == "auto":
                 say(f"no Numba kernels, NumPy is slower: {numba_status()[1]}")
             yield "NumPy"
-            return
-        cost.constants("cpu")  # a calibration file that cannot be read is said now, not in the first product
-        with parallel.one_blas_thread(), module.announced(say):
-            count = threads or parallel.cores()
-            yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"
+        else:
+            cost.constants("cpu")  # a calibration file that cannot be read is said now, not in the first product
+            with parallel.one_blas_thread(), module.announced(say):
+                count = threads or parallel.cores()
+                yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"
 
 
 @cache
@@ -149,12 +180,22 @@ def numba_status():
 
 def resolve(algorithm, tokens, support, A, module):
     """The algorithm to run: the one asked for, or for "auto" the one that `cost` expects to be faster with this backend."""
-    if algorithm not in ALGORITHMS:
-        raise InputError(f"algorithm {algorithm!r} is unknown; allowed: {', '.join(ALGORITHMS)}")
+    check_algorithm(algorithm, module)
     if algorithm != "auto":
         return algorithm
     name = module.__name__.rpartition(".")[2]
-    return min(ALGORITHMS[1:], key=lambda a: cost.seconds(a, tokens, *support.shape[::-1], len(A), len(support), name))
+    if name == "cuda":
+        name = "emulator" if array_module(A) is np else f"cuda {precision[0]}".removesuffix(" float32")
+    return min(BY_COST, key=lambda a: cost.seconds(a, tokens, *support.shape[::-1], len(A), len(support), name))
+
+
+def check_algorithm(algorithm, module):
+    """Raises InputError for an algorithm that is unknown, or that this backend does not have."""
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"algorithm {algorithm!r} is unknown; allowed: {', '.join(ALGORITHMS)}")
+    if algorithm == "fused" and not hasattr(module, "fused_forward"):
+        raise InputError("algorithm fused: only the backends cuda and emulator have it, for float32; "
+                         f"allowed here: {', '.join(ALGORITHMS[:-1])}")
 
 
 def check(x, B, A, values, index):

@@ -12,6 +12,10 @@
 
 The constants depend on the machine; only their ratios decide. `python -m minisl.bench --calibrate` fits them to measurements and
 keeps them in a file that is read here. Those built in were measured so, see docs/cost-model.md.
+
+Those of "cuda" are estimates, not measured on a GPU, for one that does 15e12 float32 operations and moves 1.5e12 bytes a second:
+g is two thirds of the one; s ten times g, as what S is multiplied with is fetched anew for each value; w is 24 bytes at the other
+(W written and read in both passes, dW once); o is ten launches. With --matmul-precision, g is a quarter (tf32) or an eighth (bf16).
 """
 
 import json
@@ -24,6 +28,10 @@ from minisl.errors import InputError
 CONSTANTS = {
     "cpu": {"g": 2.7e-12, "s": 1.2e-11, "c": 1.3e-10, "w": 5e-9, "o": 1.7e-4},
     "numpy_backend": {"g": 2.2e-12, "s": 4e-10, "c": 0.0, "w": 1.2e-9, "o": 1.6e-5},
+    "cuda": {"g": 1e-13, "s": 1e-12, "c": 0.0, "w": 1.6e-11, "o": 5e-5},
+    "cuda tf32": {"g": 2.5e-14, "s": 1e-12, "c": 0.0, "w": 1.6e-11, "o": 5e-5},
+    "cuda bf16": {"g": 1.25e-14, "s": 1e-12, "c": 0.0, "w": 1.6e-11, "o": 5e-5},
+    "emulator": {"g": 2.7e-12, "s": 5e-8, "c": 0.0, "w": 1.3e-8, "o": 1.5e-4},
     "reference": {"g": 1.0, "s": 1.0, "c": 0.0, "w": 0.0, "o": 0.0},
 }
 

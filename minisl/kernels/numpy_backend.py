@@ -1,5 +1,7 @@
 """The same as `reference`, in whole-array NumPy (CuPy for CuPy arrays) and SciPy sparse products."""
 
+import numpy as np
+
 from minisl.backend import array_module
 from minisl.kernels.numpy_fused import *  # noqa: F403  a backend has the fused ops too
 
@@ -62,7 +64,7 @@ def scatter_add(W, values, support):
 
 def add_sparse(W, values, support):
     flat = W.reshape(-1)
-    if support.unique:
+    if array_module(W) is np and support.unique:  # on a GPU the answer would have to be waited for
         flat[support.index] += values
     else:
         array_module(W).add.at(flat, support.index, values)

@@ -8,18 +8,19 @@ import math
 
 import numpy as np
 
-from minisl.backend import IGNORE_LABEL, array_module
+from minisl.backend import IGNORE_LABEL, array_module, matmul, unread
 
 LOGITS = 1 << 24  # how many logits linear_cross_entropy holds at a time
+BLOCK = 256  # moments of adam8bit that share a scale
 
 
 def linear(x, weight):
     """(N, in) and (out, in) to (N, out)"""
-    return x @ weight.T
+    return matmul(x, weight.T)
 
 
 def linear_backward(dy, x, weight, need_dx):
-    return dy @ weight if need_dx else None, dy.T @ x
+    return matmul(dy, weight) if need_dx else None, matmul(dy.T, x)
 
 
 def cross_entropy(logits, labels):
@@ -28,8 +29,9 @@ def cross_entropy(logits, labels):
     highest = logits.max(axis=1)
     e = logits - highest[:, None]
     logsumexp = highest + xp.log(xp.exp(e, out=e).sum(axis=1))
-    rows = xp.flatnonzero(labels != IGNORE_LABEL)
-    return (logsumexp[rows] - logits[rows, labels[rows]]).sum(), logsumexp
+    kept = labels != IGNORE_LABEL
+    right = logits[xp.arange(len(labels)), xp.where(kept, labels, 0)]
+    return xp.where(kept, logsumexp - right, 0).sum(), logsumexp
 
 
 def cross_entropy_backward(scale, logits, labels, logsumexp):
@@ -37,11 +39,9 @@ def cross_entropy_backward(scale, logits, labels, logsumexp):
     xp = array_module(logits)
     dz = logits - logsumexp[:, None]
     xp.exp(dz, out=dz)
-    rows = xp.flatnonzero(labels != IGNORE_LABEL)
-    dz[rows, labels[rows]] -= 1
-    kept = xp.zeros((len(dz), 1), dz.dtype)
-    kept[rows] = scale
-    dz *= kept
+    kept = labels != IGNORE_LABEL
+    dz[xp.arange(len(labels)), xp.where(kept, labels, 0)] -= kept
+    dz *= xp.where(kept, scale, 0)[:, None]
     return dz
 
 
@@ -163,9 +163,49 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     p -= denominator
 
 
+def dynamic_map(signed):
+    """The 256 numbers that a code of 8 bits stands for, sorted: 0, 1, and in each of the seven decades below 1 twice as many as
+    in the one before, evenly apart; of both signs if `signed` (the dynamic tree map of Dettmers et al. 2022, arXiv 2110.02861)"""
+    numbers = [np.array([0.0, 1.0])]
+    for i in range(7):
+        edges = np.linspace(0.1, 1, 2 ** (i + (not signed)) + 1)
+        means = 10.0 ** (i - 6) * (edges[:-1] + edges[1:]) / 2
+        numbers += [means, -means] if signed else [means]
+    return np.sort(np.concatenate(numbers)).astype(np.float32)
+
+
+def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
+    """`adamw` with moments of 8 bits: m and v are places in `tables` (signed, unsigned); the numbers there are multiplied with
+    m_top and v_top (blocks,), the largest magnitude in each block of 256 elements"""
+    (b1, b2), xp = betas, array_module(p)
+    m_now = b1 * decoded(m, m_top, tables[0]) + (1 - b1) * g
+    v_now = b2 * decoded(v, v_top, tables[1]) + (1 - b2) * (g * g)
+    p *= 1 - lr * weight_decay
+    p -= lr / (1 - b1**t) * m_now / (xp.sqrt(v_now) / math.sqrt(1 - b2**t) + eps)
+    encode(m_now, m, m_top, tables[0])
+    encode(v_now, v, v_top, tables[1])
+
+
+def decoded(codes, tops, table):
+    return table[codes] * tops.repeat(BLOCK)[: codes.size].reshape(codes.shape)
+
+
+def encode(x, codes, tops, table):
+    """Into `tops` goes the largest magnitude of each block of x, into `codes` the place in `table` that is nearest to x / top:
+    the lower of two that are as near"""
+    xp = array_module(x)
+    blocks = xp.zeros((len(tops), BLOCK), x.dtype)
+    blocks.reshape(-1)[: x.size] = x.reshape(-1)
+    tops[...] = abs(blocks).max(axis=1)
+    blocks /= xp.where(tops > 0, tops, 1)[:, None]
+    high = table.searchsorted(blocks).clip(1, len(table) - 1)
+    nearest = high - (blocks - table[high - 1] <= table[high] - blocks)
+    codes[...] = nearest.reshape(-1)[: x.size].reshape(x.shape)
+
+
 def square_sum(arrays):
-    """Sum of all squares, as a float"""
-    return float(sum((array_module(a).vdot(a, a) for a in arrays), np.float64(0)))
+    """Sum of all squares, as a float (on a GPU: an array of one number, there)"""
+    return unread(sum((array_module(a).vdot(a, a) for a in arrays), np.float64(0)))
 
 
 def mean_product(a, b):

@@ -1,5 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019, algorithm 2), as torch.optim.AdamW computes it."""
 
+import numpy as np
+
 from minisl import kernels
 from minisl.backend import array_module, to_numpy
 from minisl.errors import InputError
@@ -40,7 +42,7 @@ class AdamW:
         for name in self.exp_avg:
             state[f"exp_avg.{name}"] = to_numpy(self.exp_avg[name])
             state[f"exp_avg_sq.{name}"] = to_numpy(self.exp_avg_sq[name])
-            state[f"step.{name}"] = to_numpy(array_module(self.exp_avg[name]).asarray(self.steps[name]))
+            state[f"step.{name}"] = np.asarray(self.steps[name])
         return state
 
     def load_state_dict(self, state):

@@ -3,20 +3,28 @@
 import math
 
 from minisl import kernels
+from minisl.backend import array_module
 
 
 def grad_norm(parameters):
-    """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none."""
+    """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none.
+
+    Of gradients on a GPU: an array of that one number, there. To look at it is to wait for it.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return math.sqrt(kernels.of(gradients[0]).square_sum(gradients)) if gradients else 0.0
+    total = kernels.of(gradients[0]).square_sum(gradients) if gradients else 0.0
+    return math.sqrt(total) if isinstance(total, float) else array_module(total).sqrt(total)
 
 
 def clip_grad_norm(parameters, max_norm):
     """Scale all gradients by min(1, max_norm / norm) (Pascanu et al. 2013). Returns the norm before."""
     parameters = list(parameters)
     norm = grad_norm(parameters)
-    if norm > max_norm:
-        for p in parameters:
-            if p.grad is not None:
-                p.grad *= max_norm / norm
+    if isinstance(norm, float):
+        factor = max_norm / norm if norm > max_norm else None
+    else:  # a GPU alone knows whether its norm is too large
+        factor = array_module(norm).minimum(1, max_norm / norm)
+    for p in parameters:
+        if p.grad is not None and factor is not None:
+            p.grad *= factor
     return norm

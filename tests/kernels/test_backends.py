@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from kernel_checks import BACKENDS
 from threadpoolctl import threadpool_info
 
 from minisl import kernels
@@ -61,7 +62,7 @@ def test_arrays_that_numpy_alone_takes(array, backend):
 
 def test_backend_given_by_name_wins(backend):
     x, B, A = np.ones((1, 2)), np.ones((3, 1)), np.ones((1, 2))
-    for name in kernels.BACKENDS:
+    for name in BACKENDS:
         if name != "cpu" or numba_status()[0]:
             assert kernels.load(name, x).__name__ == kernels.BACKENDS[name]
             assert kernels.sl_linear(x, B, A, np.zeros(0), np.zeros(0, int), 2.0, backend=name).tolist() == [[4, 4, 4]]

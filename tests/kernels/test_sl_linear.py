@@ -4,13 +4,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from kernel_checks import ALGORITHMS, OUT, SCALE, SUPPORTS, WIDTH, check_product, check_sparse, check_views, problem
+from kernel_checks import ALGORITHMS, BACKENDS, OUT, SCALE, SUPPORTS, WIDTH, check_product, check_sparse, check_views, problem
 
 from minisl import kernels
 from minisl.errors import InputError
 from minisl.kernels import Support, numpy_backend
 
-on_each_backend = pytest.mark.parametrize("backend", kernels.BACKENDS, indirect=True)
+on_each_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 
 
 @pytest.mark.parametrize("support", SUPPORTS)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from kernel_checks import BACKENDS
 from method_checks import SETTINGS, check_layer_gradient, check_start, check_support, layer
 
-from minisl import Tensor, kernels
+from minisl import Tensor
 from minisl.autograd import ops
 from minisl.errors import InputError
 from minisl.methods import build_model
@@ -21,7 +22,7 @@ def test_start(backend):
 
 
 @pytest.mark.parametrize("algorithm", ["materialised", "factored"])
-@pytest.mark.parametrize("backend", kernels.BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("learned_scale", [False, True])
 def test_gradient(algorithm, backend, learned_scale):
     check_layer_gradient(algorithm=algorithm, learned_scale=learned_scale)

@@ -4,9 +4,11 @@ The arithmetic is in `minisl.kernels`, once per backend: `numpy_fused.py` to rea
 Shapes: B sequences, T tokens, D features, H heads of width d, V vocabulary, N = B T rows.
 """
 
+import numpy as np
+
 from minisl import kernels
 from minisl.autograd.tensor import Function
-from minisl.backend import IGNORE_LABEL
+from minisl.backend import IGNORE_LABEL, array_module
 
 
 class Linear(Function):
@@ -32,15 +34,15 @@ class CrossEntropy(Function):
 
     @staticmethod
     def forward(ctx, logits, labels, mean):
-        count = int((labels != IGNORE_LABEL).sum()) if mean else 1
+        count = (labels != IGNORE_LABEL).sum().astype(logits.dtype) if mean else logits.dtype.type(1)
         loss, logsumexp = kernels.of(logits).cross_entropy(logits, labels)
         ctx.save(logits, labels, logsumexp, count)
-        return loss / logits.dtype.type(count)
+        return loss / count
 
     @staticmethod
     def backward(ctx, grad):
         logits, labels, logsumexp, count = ctx.saved
-        return kernels.of(logits).cross_entropy_backward(grad / logits.dtype.type(count), logits, labels, logsumexp)
+        return kernels.of(logits).cross_entropy_backward(grad / count, logits, labels, logsumexp)
 
 
 class LinearCrossEntropy(Function):
@@ -58,7 +60,7 @@ class LinearCrossEntropy(Function):
     @staticmethod
     def backward(ctx, grad):
         dx, dweight = ctx.saved
-        if grad != 1:
+        if array_module(grad) is not np or grad != 1:  # on a GPU, to ask would be to wait
             dx, dweight = dx * grad, dweight * grad
         return dx, dweight
 
@@ -168,28 +170,33 @@ def cross_entropy(logits, labels, reduction="mean"):
     """Negative log-likelihood in nats of integer `labels` (...) under `logits` (..., V); label -100 is ignored.
 
     reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
+    Labels on the host go to where the logits are; those on a GPU are taken as they are, since to look at them is to wait.
     Raises ValueError: the mean of no labels, or shapes differ; IndexError: a label outside 0..V-1.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"cross_entropy: reduction {reduction!r}; allowed: mean, sum")
     check_labels("cross_entropy", "logits", logits.shape, labels, logits.shape[-1])
-    if reduction == "mean" and (labels == IGNORE_LABEL).all():
+    if reduction == "mean" and array_module(labels) is np and (labels == IGNORE_LABEL).all():
         raise ValueError("cross_entropy: every label is ignored, the mean over none is undefined")
-    return CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels=labels.reshape(-1), mean=reduction == "mean")
+    labels = array_module(logits.data).asarray(labels.reshape(-1))
+    return CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels=labels, mean=reduction == "mean")
 
 
 def linear_cross_entropy(x, weight, labels, scale=1.0):
     """scale times the summed cross-entropy of `labels` (...) under the logits x W^T, x (..., D), W (V, D), without the logits.
 
-    Raises as `cross_entropy`.
+    Takes labels, and raises, as `cross_entropy`.
     """
     check_labels("linear_cross_entropy", "x", x.shape, labels, len(weight))
-    return LinearCrossEntropy.apply(x.reshape(-1, x.shape[-1]), weight, labels=labels.reshape(-1), scale=scale)
+    labels = array_module(x.data).asarray(labels.reshape(-1))
+    return LinearCrossEntropy.apply(x.reshape(-1, x.shape[-1]), weight, labels=labels, scale=scale)
 
 
 def check_labels(op, name, shape, labels, vocab):
     if shape[:-1] != labels.shape:
         raise ValueError(f"{op}: {name} {shape} needs labels {shape[:-1]}, got {labels.shape}")
+    if array_module(labels) is not np:
+        return
     bad = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= vocab))
     if bad.any():
         raise IndexError(f"{op}: label {int(labels[bad][0])} is outside 0..{vocab - 1} (and not {IGNORE_LABEL})")
@@ -216,8 +223,11 @@ def attention(q, k, v):
 
 
 def embedding(weight, ids):
-    """weight (V, D), ids any shape of integers in 0..V-1: (..., D). Raises IndexError for an id outside."""
-    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
+    """weight (V, D), ids any shape of integers in 0..V-1: (..., D).
+
+    Ids on the host go to where the weight is; raises IndexError for one outside. Those on a GPU are taken as they are.
+    """
+    if array_module(ids) is np and ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
         raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; "
                          f"the table has rows 0..{weight.shape[0] - 1}")
-    return Embedding.apply(weight, ids=ids)
+    return Embedding.apply(weight, ids=array_module(weight.data).asarray(ids))

@@ -36,7 +36,7 @@ class Gather(Function):
     def backward(ctx, grad):
         shape, index, axis = ctx.saved
         xp = array_module(grad)
-        where = list(xp.indices(index.shape, sparse=True))
+        where = list(xp.ogrid[tuple(map(slice, index.shape))])
         where[axis] = index
         dx = xp.zeros(shape, grad.dtype)
         xp.add.at(dx, tuple(where), grad)

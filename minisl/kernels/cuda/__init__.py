@@ -9,6 +9,29 @@
     emulator/      CUDA C++ on a CPU, every access watched
 """
 
-from minisl.kernels.cuda.rows import *  # noqa: F403
-from minisl.kernels.cuda.sparse import *  # noqa: F403
-from minisl.kernels.numpy_fused import embedding_backward, linear, linear_backward, square_sum  # noqa: F401  cuBLAS's, and CuPy's own
+from minisl.kernels.cuda.rows import (  # noqa: F401
+    adam8bit,
+    adamw,
+    attention,
+    attention_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    linear_cross_entropy,
+    rms_norm,
+    rms_norm_backward,
+    rope,
+    swiglu,
+    swiglu_backward,
+)
+from minisl.kernels.cuda.sparse import (  # noqa: F401
+    factored_backward,
+    factored_forward,
+    fused_backward,
+    fused_forward,
+    materialised_backward,
+    materialised_forward,
+    scatter_add,
+    sddmm,
+    spmm,
+)
+from minisl.kernels.numpy_fused import embedding_backward, linear, linear_backward, square_sum  # noqa: F401  cuBLAS's, CuPy's

@@ -2,7 +2,7 @@
 
 import math
 
-from minisl.backend import array_module
+from minisl.backend import array_module, matmul
 from minisl.kernels import numpy_fused
 from minisl.kernels.cuda import ladder
 from minisl.kernels.cuda.launch import launch, pieces
@@ -48,11 +48,11 @@ def linear_cross_entropy(x, weight, labels, scale):
     loss, dx, dweight = xp.zeros((), x.dtype), xp.empty(x.shape, x.dtype), xp.zeros(weight.shape, x.dtype)
     for n in range(0, len(x), step):
         rows = slice(n, n + step)
-        logits = x[rows] @ weight.T
+        logits = matmul(x[rows], weight.T)
         part, logsumexp = cross_entropy(logits, labels[rows])
         dz = cross_entropy_backward(scale, logits, labels[rows], logsumexp, out=logits)
-        dx[rows] = dz @ weight
-        dweight += dz.T @ x[rows]
+        dx[rows] = matmul(dz, weight)
+        dweight += matmul(dz.T, x[rows])
         loss = loss + part
     return loss * x.dtype.type(scale), dx, dweight
 

@@ -6,7 +6,7 @@ they want S's entries: by row (CSR), or by tile, a block of rows and columns at 
 
 import numpy as np
 
-from minisl.backend import array_module
+from minisl.backend import array_module, matmul
 from minisl.kernels.cuda import ladder
 from minisl.kernels.cuda.launch import launch, pieces
 
@@ -72,41 +72,41 @@ def sddmm(dy, x, support):
 # Algorithm 1: W is built by one product and one scatter-add; all other products are cuBLAS's.
 
 def dense(B, A, values, support, scale):
-    W = (scale * B) @ A
+    W = matmul(scale * B, A)
     add_sparse(W, values, support)
     return W
 
 
 def materialised_forward(x, B, A, values, support, scale):
     """Y = X W^T"""
-    return x @ dense(B, A, values, support, scale).T, None
+    return matmul(x, dense(B, A, values, support, scale).T), None
 
 
 def materialised_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = dY W;  dW = dY^T X;  dB = s dW A^T;  dA = s B^T dW;  dvalues = dW.flat[index]"""
-    dx = dy @ dense(B, A, values, support, scale)
-    dW = dy.T @ x
-    return dx, scale * (dW @ A.T), scale * (B.T @ dW), dW.reshape(-1)[support.index]
+    dx = matmul(dy, dense(B, A, values, support, scale))
+    dW = matmul(dy.T, x)
+    return dx, scale * matmul(dW, A.T), scale * matmul(B.T, dW), dW.reshape(-1)[support.index]
 
 
 # The factored form: low-rank products by cuBLAS, S's by the ladders.
 
 def factored_forward(x, B, A, values, support, scale):
     """Y = s (X A^T) B^T + X S^T; also X A^T"""
-    xA = x @ A.T
-    y = xA @ (scale * B).T
+    xA = matmul(x, A.T)
+    y = matmul(xA, (scale * B).T)
     add_spmm(y, x, values, support, False)
     return y, xA
 
 
 def factored_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = s (dY B) A + dY S;  dB = s dY^T (X A^T);  dA = s (dY B)^T X;  dvalues by SDDMM"""
-    dyB = dy @ (scale * B)
-    dx = dyB @ A
+    dyB = matmul(dy, scale * B)
+    dx = matmul(dyB, A)
     add_spmm(dx, dy, values, support, True)
-    dB = dy.T @ (x @ A.T if xA is None else xA)
+    dB = matmul(dy.T, matmul(x, A.T) if xA is None else xA)
     dB *= scale
-    return dx, dB, dyB.T @ x, sddmm(dy, x, support)
+    return dx, dB, matmul(dyB.T, x), sddmm(dy, x, support)
 
 
 # Fused: W and dW are built tile by tile in shared memory, used there, and dropped.
