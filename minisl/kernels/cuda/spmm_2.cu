@@ -1,7 +1,8 @@
 // spmm, rung 2: a row's entries in shared memory, a token per thread.
 // Every token needs the same entries. A block of 128 tokens reads them once, into memory that its threads share, 128 at a time;
 // the barriers keep fast threads from reading what is not there yet, and from overwriting what slow ones still read.
-// Bytes per entry and token: 8 / 128 for the entry, and 32 of x: neighbouring threads read rows of x that lie far apart.
+// Bytes per entry and token: 8 / 128 for the entry, and 32 of x: neighbouring threads read rows of x that
+// lie far apart. Operations: 2.
 
 #define TOKENS 128
 

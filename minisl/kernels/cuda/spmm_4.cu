@@ -1,7 +1,7 @@
 // spmm, rung 4: the sums leave through shared memory.
 // A warp holds 32 tokens of one row, and tokens lie far apart in y: each of its stores went to 32 places. The tile is free by
 // then, so the sums are turned around in it, and y is read and written side by side.
-// Bytes per output: 8, where rung 3 moved 64. The products are as before.
+// Bytes per output: 8, where rung 3 moved 64. Operations as before.
 
 #define ROWS 64     // of a tile of S
 #define COLUMNS 64

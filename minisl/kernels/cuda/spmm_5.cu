@@ -1,7 +1,8 @@
 // spmm, rung 5: four tokens a thread, 16 bytes at a time.
 // For each product, rung 4 read one word of the tile and an entry that only 32 tokens shared. With four tokens side by side a
 // thread reads them at once, an entry serves 128 tokens, and four sums grow independently of each other.
-// Bytes per entry and token: 8 / 128 for the entry; the tile is read 16 bytes at a time. Instructions per 4 products: 8, not 20.
+// Bytes per entry and token: 8 / 128 for the entry; the tile is read 16 bytes at a time. Operations: 2,
+// with 8 instructions for 4 products instead of 20.
 
 #define ROWS 64     // of a tile of S
 #define COLUMNS 64
