@@ -1,6 +1,7 @@
 """`python -m minisl.bench`: how fast minisl is here, beside PyTorch, SciPy and the dense layer, in one run."""
 
 import json
+import math
 import platform
 import sys
 import time
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 import minisl
-from minisl.backend import keep_freed_memory
+from minisl.backend import DEVICES, cuda_status, keep_freed_memory
 from minisl.blas import numpy_blas, restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
 from minisl.kernels import numba_status
 
 SECTIONS = ("layer", "ops", "step", "profile", "scaling")
+ON_GPU = ("layer", "step", "ops")
 
 
 def versions():
@@ -39,28 +41,43 @@ def processor():
 
 def main(argv):
     parser = Parser(prog="python -m minisl.bench", description="Time minisl beside its peers, in turn, in one run.")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="which questions to ask")
-    parser.add_argument("--out", help="a folder for bench.json and the plots")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to measure; on a GPU: " + ", ".join(ON_GPU))
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="which questions to ask (left out: all)")
+    parser.add_argument("--out", help="a folder for bench.json and the plots, on a GPU the tables")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="on a GPU: begin no measurement after so many")
     parser.add_argument("--calibrate", action="store_true", help="fit the cost model behind --algorithm auto to this machine")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
     args = parser.parse_args(argv)
-    module, why = numba_status()
-    if module is None:
-        raise InputError(f"minisl.bench times the Numba kernels: {why}")
-    out = Path(args.out) if args.out else None
+    out, on_gpu, sections = Path(args.out) if args.out else None, args.device == "cuda", args.only or SECTIONS
+    if on_gpu:
+        sections = args.only or ON_GPU
+        if args.calibrate or not set(sections) <= set(ON_GPU):
+            raise InputError(f"--device cuda: allowed with it is --only {' '.join(ON_GPU)}")
+        cupy, why = cuda_status()
+        if cupy is None:
+            raise InputError(f"--device cuda: {why}")
+    else:
+        module, why = numba_status()
+        if module is None:
+            raise InputError(f"minisl.bench times the Numba kernels: {why}")
     if out:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     keep_freed_memory()
+    if on_gpu:
+        from minisl.bench import cuda
+
+        return cuda.report(cupy, sections, out, args.seconds, versions(), say)
     with module.announced(say):
         if args.calibrate:
             from minisl.bench.calibrate import calibrate
 
             calibrate(say)
         else:
-            report(args.only, out)
+            report(sections, out)
+    return 0
 
 
 def report(sections, out):
@@ -92,10 +109,11 @@ def report(sections, out):
         say(f"\n{out} holds bench.json" + "".join(f", {n}.png" for n in ("layer", "scaling") if n in found))
 
 
-def say(line):
+def say(line=""):
     print(line, flush=True)
 
 
 if __name__ == "__main__":
-    restart_with_better_kernels("minisl.bench")
+    if "cuda" not in sys.argv:
+        restart_with_better_kernels("minisl.bench")
     sys.exit(run_command(main))

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from minisl import kernels, methods, optim
-from minisl.backend import keep_freed_memory
+from minisl.backend import keep_freed_memory, read
 from minisl.config import SHAPE, TINY, read_config
 from minisl.metrics import peak_memory
 from minisl.nn import LlamaConfig
@@ -21,9 +21,9 @@ from minisl.parallel import Workers
 MODELS = {"tiny": (16, 128, 2), "60m": (8, 256, 1)}  # sequences, tokens of each, parts of a batch
 
 
-def build(name, method):
+def build(name, method, sizes=None):
     """(model, ids, labels, parts)"""
-    batch, length, parts = MODELS[name]
+    batch, length, parts = sizes or MODELS[name]
     if name == "tiny":
         config, rank = LlamaConfig(**{k: TINY[k] for k in SHAPE if k in TINY}), TINY["rank"]
     else:
@@ -40,10 +40,10 @@ def minisl_step(model, ids, labels, parts):
 
     def step():
         loss = workers.backward(lambda ids, labels: model.loss(ids, labels, 1 / labels_count), ids, labels)
-        optim.grad_norm(parameters)
+        norm = optim.grad_norm(parameters)
         optimizer.step()
         model.zero_grad()
-        return loss
+        return read(loss, norm)[0]
 
     labels_count = labels.size
     return step

@@ -41,13 +41,14 @@ def candidates(width, out, r, tokens=TOKENS, delta=DELTA):
         from minisl.bench import torch_peer
 
         public = torch_peer.SparseLowRank(B, A, v, support.index, SCALE)
-        found["PyTorch, public algorithm"] = torch_layer(torch, public, x, dy)
-        found["PyTorch dense"] = torch_layer(torch, torch_peer.dense(W), x, dy)
+        tensors = torch.from_numpy(x), torch.from_numpy(dy)
+        found["PyTorch, public algorithm"] = torch_layer(public, *tensors)
+        found["PyTorch dense"] = torch_layer(torch_peer.dense(W), *tensors)
     return found
 
 
-def torch_layer(torch, layer, x, dy):
-    x, dy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
+def torch_layer(layer, x, dy):
+    x = x.detach().requires_grad_()
 
     def run():
         x.grad = None

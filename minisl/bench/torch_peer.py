@@ -1,7 +1,7 @@
 """The same model in PyTorch, eager: what minisl is measured against.
 
 `SparseLowRank` is the algorithm of the public SLTrain code: W is built in forward and again in backward, dW in full. All else
-is what PyTorch does best on a CPU without a compiler: fused attention, its own RMSNorm, cross-entropy and AdamW.
+is what PyTorch does best without a compiler: fused attention, its own RMSNorm, cross-entropy and AdamW.
 """
 
 import torch
@@ -34,8 +34,8 @@ class SLProduct(torch.autograd.Function):
 class SparseLowRank(torch.nn.Module):
     def __init__(self, B, A, v, index, scale):
         super().__init__()
-        self.B, self.A, self.v = (torch.nn.Parameter(torch.tensor(a)) for a in (B, A, v))
-        self.register_buffer("index", torch.tensor(index).long())
+        self.B, self.A, self.v = (torch.nn.Parameter(torch.as_tensor(a).clone()) for a in (B, A, v))
+        self.register_buffer("index", torch.as_tensor(index).long())
         self.scale = scale
 
     def forward(self, x):
@@ -44,7 +44,7 @@ class SparseLowRank(torch.nn.Module):
 
 def dense(weight):
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    layer.weight = torch.nn.Parameter(torch.tensor(weight))
+    layer.weight = torch.nn.Parameter(torch.as_tensor(weight).clone())
     return layer
 
 
@@ -88,11 +88,13 @@ class Llama(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(map(Block, decoder.layers))
         self.norm = torch.nn.RMSNorm(decoder.norm.weight.shape[0], decoder.norm.eps)
         self.head = dense(model.lm_head.weight.data)
-        self.rope = decoder.rope
+        self.rope, self.angles = decoder.rope, {}
 
     def forward(self, ids):
-        cos, sin = (torch.tensor(a, dtype=torch.float32) for a in rope_table(*self.rope, 0, ids.shape[1]))
         x = self.embed(ids)
+        if ids.shape[1] not in self.angles:
+            self.angles[ids.shape[1]] = [torch.tensor(a).to(x) for a in rope_table(*self.rope, 0, ids.shape[1])]
+        cos, sin = self.angles[ids.shape[1]]
         for block in self.blocks:
             x = block(x, cos, sin)
         return self.head(self.norm(x))
@@ -107,13 +109,13 @@ def rotate(x, cos, sin):
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin], dim=-1)
 
 
-def trainer(model, lr=1e-3):
+def trainer(model, lr=1e-3, device="cpu", dtype=torch.float32):
     """step(ids, labels) -> loss: one update of `model`'s double."""
-    double = Llama(model)
+    double = Llama(model).to(device, dtype)
     optimizer = torch.optim.AdamW(double.parameters(), lr=lr, weight_decay=0.0, fused=True)
 
     def step(ids, labels):
-        ids, labels = torch.from_numpy(ids), torch.from_numpy(labels)
+        ids, labels = torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
         loss = F.cross_entropy(double(ids).flatten(0, 1), labels.flatten())
         loss.backward()
         optimizer.step()

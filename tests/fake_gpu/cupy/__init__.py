@@ -363,7 +363,7 @@ class _OutOfMemoryError(MemoryError):
 
 cuda = SimpleNamespace(
     Event=_Event, get_elapsed_time=lambda start_event, end_event: 1e3 * (end_event.at - start_event.at),
-    memory=SimpleNamespace(OutOfMemoryError=_OutOfMemoryError),
+    memory=SimpleNamespace(OutOfMemoryError=_OutOfMemoryError), set_allocator=lambda allocator=None: None,
     Device=_Device, device=SimpleNamespace(get_cublas_handle=lambda: 1), nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
     cublas=SimpleNamespace(gemmEx=_gemm_ex, CUBLAS_COMPUTE_32F_FAST_16BF=75, CUBLAS_GEMM_DEFAULT=-1),
     runtime=SimpleNamespace(getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000,
