@@ -1,5 +1,7 @@
 """`python -m minisl.ladder`: what a student sees, and that it can say no."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gpu import needs_compiler
@@ -8,6 +10,7 @@ from minisl import ladder as command
 from minisl.command import run_command
 from minisl.kernels.cuda import emulator, ladder, trial
 
+ROOT = Path(__file__).parents[1]
 RUNGS = [(op, number) for op, count in ladder.rungs().items() for number in range(count)]
 
 
@@ -61,8 +64,12 @@ def test_a_race_is_shown_and_its_cure_too(capsys, tmp_path):
     mine.write_text("".join(right[:25] + right[26:]))
     code, out, _ = run(capsys, "spmm", 2, "--file", mine)
     assert code == 1
-    assert ("Race: spmm, line 25, block (7, 0, 0), thread (1, 0, 0): reads value[0], which thread (0, 0, 0) wrote in line 19; "
-            "no barrier or atomic is between them\n    sum += value[p] * xt[column[p]];") in out
+    race = ("Race: spmm, line 25, block (7, 0, 0), thread (1, 0, 0): reads value[0], which thread (0, 0, 0) wrote in line 20; "
+            "no barrier or atomic is between them\n    sum += value[p] * xt[column[p]];")
+    assert race in out
+    for page in ("README.md", "docs/cuda.md"):
+        assert race in (ROOT / page).read_text()
+        assert "sed 26d minisl/kernels/cuda/spmm_2.cu" in (ROOT / page).read_text()
     mine.write_text("".join(right))
     code, out, _ = run(capsys, "spmm", 2, "--file", mine)
     assert code == 0
