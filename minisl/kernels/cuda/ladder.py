@@ -23,8 +23,11 @@ chosen = ContextVar("rungs", default=MappingProxyType({}))
 
 
 @cache
-def rungs():
-    """{operation: number of rungs}, from the files' names."""
+def rungs(language="cuda"):
+    """{operation: number of rungs} of the ladders in a language, from the files."""
+    if language == "numba":
+        found = {path.stem: len(re.findall(r"^def rung_\d", path.read_text(), re.M)) for path in FOLDER.glob("in_numba/*.py")}
+        return {op: count for op, count in sorted(found.items()) if count}
     found = {}
     for path in sorted(FOLDER.glob("*_[0-9].cu")):
         op, _, number = path.stem.rpartition("_")
@@ -33,16 +36,16 @@ def rungs():
 
 
 @contextmanager
-def at(language="cuda", **numbers):
-    """Within this block these rungs run, in this language. Raises InputError for one that does not exist."""
-    if language not in LANGUAGES:
+def at(language=None, **numbers):
+    """Within this block these rungs run, in this language (left out: as before). Raises InputError for one that does not exist."""
+    if language not in (None, *LANGUAGES):
         raise InputError(f"language {language!r} is unknown; allowed: {', '.join(LANGUAGES)}")
     for op, number in numbers.items():
         if op not in rungs():
             raise InputError(f"operation {op!r} has no ladder; allowed: {', '.join(rungs())}")
         if number not in range(rungs()[op]):
             raise InputError(f"{op} has no rung {number}; allowed: 0..{rungs()[op] - 1}")
-    token = chosen.set(dict(chosen.get()) | numbers | {"language": language})
+    token = chosen.set(dict(chosen.get()) | numbers | ({"language": language} if language else {}))
     try:
         yield
     finally:
@@ -51,14 +54,7 @@ def at(language="cuda", **numbers):
 
 def rung(op):
     """The number of the rung that runs now."""
-    if op in chosen.get():
-        return chosen.get()[op]
-    if language() == "numba":
-        from minisl.kernels.cuda import in_numba
-
-        if op in in_numba.OPS:
-            return in_numba.last(op)
-    return rungs()[op] - 1
+    return chosen.get().get(op, (rungs() | rungs(language()))[op] - 1)
 
 
 def language():

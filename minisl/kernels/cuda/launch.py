@@ -33,12 +33,11 @@ def launch(op, grid, block, kernel=None, **values):
         return
     number, kernel = ladder.rung(op), kernel or op
     xp = array_module(next(v for v in values.values() if hasattr(v, "strides")))
-    if ladder.language() == "numba":
+    if ladder.language() == "numba" and op in ladder.rungs("numba"):
         from minisl.kernels.cuda import in_numba
 
-        if op in in_numba.OPS:
-            in_numba.launch(op, number, kernel, grid, block, values, xp)
-            return
+        in_numba.launch(op, number, kernel, grid, block, values, xp)
+        return
     text = replaced.get().get(op) or ladder.source(op, number)
     parameters = signature.kernels(text)[kernel]
     arguments = signature.checked(kernel, parameters, [values[p.name] for p in parameters], xp.ndarray)

@@ -25,7 +25,7 @@ import numpy as np
 from minisl.errors import InputError
 from minisl.kernels.cuda import emulator, ladder, signature
 
-OPS = ("scatter_add", "spmm", "sddmm", "sl_forward")
+OPS = tuple(ladder.rungs("numba"))
 
 
 def launch(op, number, name, grid, block, values, xp):
@@ -64,4 +64,4 @@ def kernel(op, number):
 
 def last(op):
     """The number of the last rung that is written in Numba CUDA."""
-    return max(int(name[-1]) for name in vars(import_module(f"{__name__}.{op}")) if name.startswith("rung_"))
+    return ladder.rungs("numba")[op] - 1
