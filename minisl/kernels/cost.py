@@ -15,7 +15,8 @@ keeps them in a file that is read here. Those built in were measured so, see doc
 
 Those of "cuda" are estimates, not measured on a GPU, for one that does 15e12 float32 operations and moves 1.5e12 bytes a second:
 g is two thirds of the one; s ten times g, as what S is multiplied with is fetched anew for each value; w is 24 bytes at the other
-(W written and read in both passes, dW once); o is ten launches. With --matmul-precision, g is a quarter (tf32) or an eighth (bf16).
+(W written and read in both passes, dW once); o is ten launches. With --matmul-precision g is a quarter (tf32) or an eighth (bf16)
+of that.
 """
 
 import json
