@@ -1,4 +1,4 @@
-"""Every function of the cpu backend against NumPy's, at the sizes that decide which way it goes: none, one, an odd few, as
+"""Every function of a backend against NumPy's, at the sizes that decide which way it goes: none, one, an odd few, as
 many as fill vectors and tiles, one more, and enough to be shared out among the cores. Used by tests and mutants."""
 
 from contextlib import contextmanager
@@ -8,25 +8,26 @@ from unittest.mock import patch
 import numpy as np
 
 from minisl import kernels, parallel
-from minisl.backend import IGNORE_LABEL
+from minisl.backend import IGNORE_LABEL, array_module, to_numpy
 from minisl.kernels import Support
 
-EMPTY = np.empty
 TOLERANCE = {np.float64: 1e-12, np.float32: 3e-6}  # of the largest entry
 
 
 class Draw:
-    """draw(3, 4): the next random array, the same for every backend. `spoil`: (k, where, value), one entry of array k."""
+    """draw(3, 4): the next random array, the same for every backend. `spoil`: (k, where, value), one entry of array k. `xp`:
+    whose arrays they are, NumPy's or CuPy's."""
 
-    def __init__(self, dtype=np.float64, spoil=None):
-        self.rng, self.dtype, self.spoil, self.drawn = np.random.default_rng(3), dtype, spoil, []
+    def __init__(self, dtype=np.float64, spoil=None, xp=np):
+        self.rng, self.dtype, self.spoil, self.xp, self.drawn = np.random.default_rng(3), dtype, spoil, xp, []
 
     def __call__(self, *shape):
         array = self.rng.standard_normal(shape).astype(self.dtype)
         if self.spoil and self.spoil[0] == len(self.drawn) and array.size:
             array.flat[int(self.spoil[1] * (array.size - 1))] = self.spoil[2]
-        self.drawn.append((array, array.copy()))
-        return array
+        drawn = self.xp.asarray(array)
+        self.drawn.append((drawn, array.copy()))
+        return drawn
 
     def rows(self, n, width):
         """(n, width), with a gap after each row and the columns the other way round."""
@@ -41,7 +42,7 @@ class Draw:
         labels = self.rng.integers(0, classes, n)
         if ignored:
             labels[1::3] = IGNORE_LABEL
-        return labels
+        return self.xp.asarray(labels)
 
 
 def linear(n, width, out):
@@ -59,7 +60,7 @@ def cross_entropy(n, vocab, spread=1, ignored=True):
         before = logits.copy()
         loss, logsumexp = k.cross_entropy(logits, labels)
         dz = k.cross_entropy_backward(draw.dtype(0.7), logits, labels, logsumexp)
-        np.testing.assert_array_equal(logits, before)
+        np.testing.assert_array_equal(to_numpy(logits), to_numpy(before))
         return loss, logsumexp, dz
 
     return run
@@ -94,8 +95,8 @@ def swiglu(n, width, spread=1):
 
 def rope(*shape, memory="heads"):
     def run(k, draw):
-        x, angle = draw.heads(*shape) if memory == "heads" else draw(*shape), draw(shape[-2], shape[-1] // 2)
-        return k.rope(x, np.cos(angle), np.sin(angle)),
+        x = draw.heads(*shape) if memory == "heads" else draw(*shape)
+        return k.rope(x, draw(shape[-2], shape[-1] // 2), draw(shape[-2], shape[-1] // 2)),
 
     return run
 
@@ -120,7 +121,7 @@ def embedding(n, vocab, width):
 
 def adamw(*shape, weight_decay=0.1, order="C"):
     def run(k, draw):
-        p, m, v = (np.array(draw(*shape), order=order) for _ in range(3))
+        p, m, v = (draw(*shape).copy(order=order) for _ in range(3))
         v *= v
         for t in (1, 2, 3):
             k.adamw(p, draw(*shape), m, v, 0.03, (0.8, 0.95), 0.01, weight_decay, t)
@@ -136,23 +137,31 @@ def square_sum(*shapes):
     return run
 
 
+def a_support(draw, kind, out, width):
+    return Support(draw.xp.asarray(positions(kind, out, width)), (out, width))
+
+
 def positions(kind, out, width):
-    """The flat index of S: a tenth of it, or what `kind` says."""
+    """The flat index of S: a tenth of it, in no order, or what `kind` says."""
     rng = np.random.default_rng(4)
     if kind == "none":
         return np.zeros(0, np.int32)
     if kind == "one row":
         return (out // 2 * width + rng.permutation(width)).astype(np.int32)
+    if kind == "one column":
+        return (rng.permutation(out) * width + width // 2).astype(np.int32)
+    if kind == "crowded":
+        return (rng.integers(0, 8, 400) * width + rng.integers(0, 8, 400)).astype(np.int32)
     if kind == "repeated":
         return rng.integers(0, out * width, out * width // 3)
     index = rng.permutation(out * width)[: max(1, out * width // 10)].astype(np.int32)
     return np.sort(index) if kind == "sorted" else index
 
 
-def product(n, width, out, algorithm, kind="some"):
+def product(n, width, out, algorithm, kind="some", rank=4):
     def run(k, draw):
-        x, dy, B, A = draw.rows(n, width), draw.rows(n, out), draw(4, out).T, draw(4, width)
-        support = Support(positions(kind, out, width), (out, width))
+        x, dy, B, A = draw.rows(n, width), draw.rows(n, out), draw(rank, out).T, draw(rank, width)
+        support = a_support(draw, kind, out, width)
         values = draw(len(support))
         y, xA = getattr(k, f"{algorithm}_forward")(x, B, A, values, support, 0.37)
         backward = getattr(k, f"{algorithm}_backward")
@@ -165,7 +174,7 @@ def product(n, width, out, algorithm, kind="some"):
 def sparse(n, width, out, kind="some"):
     def run(k, draw):
         x, dy, W = draw.rows(n, width), draw.rows(n, out), draw(out, width)
-        support = Support(positions(kind, out, width), (out, width))
+        support = a_support(draw, kind, out, width)
         values = draw(len(support))
         return (k.spmm(x, values, support, False), k.spmm(dy, values, support, True), k.sddmm(dy, x, support),
                 k.scatter_add(W, values, support))
@@ -213,19 +222,32 @@ for kind in ("none", "sorted", "one row", "repeated"):
 
 
 def results(name, backend, draw=None):
-    """The arrays that a case gives with a backend. What the backend leaves unwritten is NaN."""
-    draw = draw or Draw()
-    with patch.object(np, "empty", unwritten), np.errstate(all="ignore"):
-        found = [np.asarray(a) for a in CASES[name](kernels.load(backend, np.zeros(0)), draw)]
+    """The arrays that a case gives with a backend."""
+    return computed(CASES[name], kernels.load(backend, np.zeros(0)), draw or Draw())
+
+
+def computed(case, module, draw):
+    """The arrays that a case gives with a backend's module, as NumPy's. What it leaves unwritten is NaN."""
+    with nothing_written(draw.xp), np.errstate(all="ignore"):
+        found = [np.asarray(a if array_module(a) is np else to_numpy(a)) for a in case(module, draw)]
     for array, before in draw.drawn:
-        np.testing.assert_array_equal(array, before, err_msg="an input was changed")
+        np.testing.assert_array_equal(to_numpy(array), before, err_msg="an input was changed")
     return found
 
 
-def unwritten(shape, dtype=float, **options):
-    array = EMPTY(shape, dtype, **options)
-    array.reshape(-1).view(np.uint8)[:] = 255
-    return array
+@contextmanager
+def nothing_written(xp):
+    """Within this block new arrays hold NaN where others would hold what was in memory."""
+    def spoiled(make):
+        def unwritten(*args, **options):
+            array = make(*args, **options)
+            array.fill({"f": np.nan, "u": 255}.get(array.dtype.kind, -1))
+            return array
+
+        return unwritten
+
+    with patch.object(xp, "empty", spoiled(xp.empty)), patch.object(xp, "empty_like", spoiled(xp.empty_like)):
+        yield
 
 
 @contextmanager

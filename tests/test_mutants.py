@@ -27,7 +27,7 @@ from minisl.nn import Linear
 from minisl.optim import adamw, clip, schedules
 
 engine, ops_tests = (load(f"{p}.py") for p in ("autograd/test_engine", "autograd/test_ops"))
-sl_tests, choice_tests = (load(f"kernels/{p}.py") for p in ("test_sl_linear", "test_backends"))
+sl_tests, choice_tests, adam8bit_tests = (load(f"kernels/{p}.py") for p in ("test_sl_linear", "test_backends", "test_adam8bit"))
 data_tests, evaluate_tests, parallel_tests = (load(f"{p}.py") for p in ("data/test_data", "test_evaluate", "test_parallel"))
 
 CASES_OF = {}
@@ -330,6 +330,40 @@ OPTIM_MUTANTS = [
     (numpy_fused.square_sum, "vdot(a, a)", "sum(a)"),
 ]
 MUTANTS += [(f, old, new, lambda: within("numpy", [check_adamw, check_adamw_state, check_schedule, check_clip])) for f, old, new in OPTIM_MUTANTS]
+
+
+def adam8bit_checks():
+    rng = np.random.default_rng(0)
+    tests = [adam8bit_tests.test_the_published_map, adam8bit_tests.test_between_two_numbers_it_is_the_lower,
+             adam8bit_tests.test_zeros_are_the_code_of_zero, adam8bit_tests.test_nearly_adamw]
+    return (tests + [partial(adam8bit_tests.test_nearest_in_each_block, (3, 400), table, rng) for table in adam8bit_tests.TABLES]
+            + [partial(adam8bit_tests.test_update, (3, 200), t, order, rng) for t in (1, 7) for order in "CF"])
+
+
+ADAM8BIT_MUTANTS = [
+    (numpy_fused.dynamic_map, "i + (not signed)", "i + 1"),
+    (numpy_fused.dynamic_map, "10.0 ** (i - 6)", "10.0 ** (i - 7)"),
+    (numpy_fused.dynamic_map, "(edges[:-1] + edges[1:]) / 2", "edges[1:]"),
+    (numpy_fused.dynamic_map, "[means, -means] if signed else [means]", "[means]"),
+    (numpy_fused.dynamic_map, "[0.0, 1.0]", "[0.0, -1.0]"),
+    (numpy_fused.decoded, "table[codes] * ", ""),
+    (numpy_fused.decoded, "tops.repeat(BLOCK)", "np.tile(tops, BLOCK)"),
+    (numpy_fused.encode, "abs(blocks).max(axis=1)", "blocks.max(axis=1)"),
+    (numpy_fused.encode, "blocks /= xp.where(tops > 0, tops, 1)[:, None]", "pass"),
+    (numpy_fused.encode, "xp.where(tops > 0, tops, 1)[:, None]", "tops.max()"),
+    (numpy_fused.encode, "<= table[high] - blocks", "< table[high] - blocks"),
+    (numpy_fused.encode, "high - (blocks - table[high - 1] <= table[high] - blocks)", "high"),
+    (numpy_fused.encode, ".clip(1, len(table) - 1)", ""),
+    (numpy_fused.adam8bit, "decoded(v, v_top, tables[1])", "decoded(v, v_top, tables[0])"),
+    (numpy_fused.adam8bit, "encode(v_now, v, v_top, tables[1])", "encode(v_now, v, v_top, tables[0])"),
+    (numpy_fused.adam8bit, "    encode(m_now, m, m_top, tables[0])\n", ""),
+    (numpy_fused.adam8bit, "(1 - b2) * (g * g)", "(1 - b2) * abs(g)"),
+    (numpy_fused.adam8bit, "lr / (1 - b1**t)", "lr"),
+    (numpy_fused.adam8bit, "xp.sqrt(v_now) / math.sqrt(1 - b2**t) + eps", "xp.sqrt(v_now) + eps"),
+    (numpy_fused.adam8bit, "    p *= 1 - lr * weight_decay\n", ""),
+    (numpy_fused.adam8bit, "(xp.sqrt(v_now)", "(xp.sqrt(v_now + eps)"),
+]
+MUTANTS += [(f, old, new, adam8bit_checks) for f, old, new in ADAM8BIT_MUTANTS]
 
 
 def data_checks():

@@ -24,6 +24,7 @@ from minisl.kernels.cuda.rows import (  # noqa: F401
     swiglu_backward,
 )
 from minisl.kernels.cuda.sparse import (  # noqa: F401
+    dense,
     factored_backward,
     factored_forward,
     fused_backward,

@@ -37,7 +37,10 @@ def rungs(language="cuda"):
 
 @contextmanager
 def at(language=None, **numbers):
-    """Within this block these rungs run, in this language (left out: as before). Raises InputError for one that does not exist."""
+    """Within this block these rungs run, in this language (left out: as before).
+
+    Raises InputError for a language, an operation or a rung that does not exist.
+    """
     if language not in (None, *LANGUAGES):
         raise InputError(f"language {language!r} is unknown; allowed: {', '.join(LANGUAGES)}")
     for op, number in numbers.items():

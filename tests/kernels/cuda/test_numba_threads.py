@@ -372,7 +372,7 @@ WRONG = [
     (two_barriers, faults.BarrierDivergence, (1,), (8,), (8,), ORIGIN, (3, 0, 0), "thread (0, 0, 0) at that in line"),
     (not_in_own_mask, faults.BadShuffle, (1,), (32,), (1,), ORIGIN, (16, 0, 0), "lane 16 is not in its own mask 0000ffff"),
     (mask_names_the_gone, faults.BadShuffle, (1,), (32,), (1,), ORIGIN, ORIGIN, "names lane 16, which has returned"),
-    (mask_names_the_gone, faults.BadShuffle, (1,), (16,), (1,), ORIGIN, ORIGIN, "names lane 16, which the block does not have"),
+    (mask_names_the_gone, faults.BadShuffle, (1,), (16,), (1,), ORIGIN, (15, 0, 0), "lane 16, which the block does not have"),
     (source_outside_mask, faults.BadShuffle, (1,), (32,), (1,), ORIGIN, ORIGIN, "reads lane 16, which is not in the mask"),
     (two_collectives, faults.BadShuffle, (1,), (32,), (2,), ORIGIN, ORIGIN, "which waits in another collective (line"),
     (half_waits_for_the_block, faults.Deadlock, (1,), (32,), (1,), ORIGIN, ORIGIN, "of mask ffffffff, which never come"),

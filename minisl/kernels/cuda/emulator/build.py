@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minisl.errors import InputError
 
-HEADER = Path(__file__).parent / "cuda_on_cpu.h"
+HEADER, MACHINE = (Path(__file__).parent / name for name in ("cuda_on_cpu.h", "machine.h"))
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE",
          "-Wno-unknown-pragmas", "-fsanitize=thread", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"]
 DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
@@ -40,7 +40,7 @@ def build(code, defines, name, kernels):
     text = DYNAMIC_SHARED.sub(r"\1* \2 = (\1*)cu::dynamic_shared;", code)
     text = "\n".join([f'#line 1 "{name}"', text, *(f"CU_KERNEL({kernel})" for kernel in kernels), ""])
     command = [compiler(), *FLAGS, *defines]
-    key = hashlib.sha256(repr((command, text, HEADER.read_text())).encode()).hexdigest()[:20]
+    key = hashlib.sha256(repr((command, text, HEADER.read_text(), MACHINE.read_text())).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "minisl" / "emulator"
     library = folder / f"{key}.so"
     if library.exists():

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import re
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -19,6 +20,7 @@ USES = ("reads", "writes", "changes atomically")
 USED = ("read", "wrote", "changed atomically")
 
 thread_order = ContextVar("order", default=0)
+launching = threading.Lock()  # a library has one set of fibers, and one memory of what was touched
 recording = ContextVar("recording", default=None)
 
 
@@ -117,21 +119,22 @@ class Kernel:
                  for p, a in zip(self.parameters, values) if p.pointer]
         passed = [np.array([v.ctypes.data], np.uint64) if isinstance(v, np.ndarray) else v.reshape(1) for v in values]
         pointers = (ctypes.c_void_p * len(passed))(*(p.ctypes.data for p in passed))
-        regions = np.array([(a.address, a.address + a.bytes) for a in given], np.uint64)
+        regions = np.array([(a.address, a.address + a.bytes, 0 if a.item == 1 else 2) for a in given], np.uint64)
         launches, wanted, limit = recording.get() or (None, (), 0)
         recorded = launches is not None and (wanted is None or self.name in wanted)
         room = np.zeros(limit if recorded else 0, RECORD)
-        fault = self.launch((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), ctypes.c_uint(shared_mem),
-                            ctypes.c_int(thread_order.get()), pointers, regions.ctypes.data_as(ctypes.c_void_p), len(given),
-                            room.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(room))).contents
         arrays = given + self.shared
         if shared_mem:
             address = self.module.base + self.module.address_in_file("cu::dynamic_shared")
             arrays.append(Array("dynamic shared memory", address, shared_mem, (shared_mem // 4,), 4, True))
-        if fault.kind:
-            raise self.explain(fault, grid, block, arrays)
-        if recorded:
+        with launching:
+            fault = self.launch((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), ctypes.c_uint(shared_mem),
+                                ctypes.c_int(thread_order.get()), pointers, regions.ctypes.data_as(ctypes.c_void_p), len(given),
+                                room.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(room))).contents
+            if fault.kind:
+                raise self.explain(fault, grid, block, arrays)
             used = room[:self.module.library.cu_record_count()]
+        if recorded:
             launches.append(Launch.of(self.name, self.module.code, grid, block, arrays, used, self.module.lines))
 
     def sizes(self, name, given):

@@ -176,7 +176,8 @@ class Device:
         self.wait(frame, mask)
         source = source if 0 <= source < WARP else self.laneid
         if source not in self.thread.values:
-            raise self.fault(faults.BadShuffle, f"reads lane {source}, which is not in the mask {mask & 0xFFFFFFFF:08x}")
+            lacks = "the block does not have" if mask >> source & 1 else f"is not in the mask {mask & 0xFFFFFFFF:08x}"
+            raise self.fault(faults.BadShuffle, f"reads lane {source}, which {lacks}")
         return self.thread.values[source]
 
     def run_block(self, threads, turns):
@@ -192,14 +193,12 @@ class Device:
         """Let the lanes of this thread's mask go on if all of them have come to the same place. Has anybody moved?"""
         if thread.mask is None:  # it went on with a lane before it
             return False
-        mask, lanes = f"mask {thread.mask:08x}", [lane for lane in range(WARP) if thread.mask >> lane & 1]
+        mask, lanes = f"mask {thread.mask:08x}", [lane for lane in range(len(warp)) if thread.mask >> lane & 1]  # those there are
         if thread.lane not in lanes:
             raise self.fault(faults.BadShuffle, f"lane {thread.lane} is not in its own {mask}", thread)
         for lane in lanes:
             why = ""
-            if lane >= len(warp):
-                why = "the block does not have"
-            elif warp[lane].fiber.dead:
+            if warp[lane].fiber.dead:
                 why = "has returned"
             elif warp[lane].mask is not None and (warp[lane].site, warp[lane].mask) != (thread.site, thread.mask):
                 why = f"waits in another collective (line {warp[lane].frame.f_lineno}, mask {warp[lane].mask:08x})"
