@@ -5,19 +5,19 @@
     python -m minisl.ladder spmm 3                      # one rung: the idea, the diff from the rung below, the same checks
     python -m minisl.ladder spmm 3 --file mine.cu       # your version of it
     python -m minisl.ladder spmm 3 --draw spmm.png      # a picture of what its first block touches
+    python -m minisl.ladder spmm 3 --language numba     # the same rung in Numba CUDA, run as Python
 """
 
 import difflib
+import inspect
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
-from minisl.kernels.cuda import emulator, ladder, trial
+from minisl.kernels.cuda import emulator, in_numba, ladder, trial
 from minisl.kernels.cuda.launch import instead
-
-COLUMNS = f"{'':58}{'off by':>10}{'accesses':>12}{'sectors':>10}{'needed':>10}{'cycles':>10}{'needed':>10}"
 
 
 def main(argv):
@@ -26,24 +26,30 @@ def main(argv):
     parser.add_argument("rung", nargs="?", type=int, help="one of its rungs (left out: all)")
     parser.add_argument("--file", help="a .cu file to run in place of this rung")
     parser.add_argument("--draw", metavar="PNG", help="save a picture of what a launch of this rung touches")
+    parser.add_argument("--language", choices=ladder.LANGUAGES, default="cuda", help="CUDA C++, or Numba CUDA where there is any")
     args = parser.parse_args(argv)
-    if (args.file or args.draw) and args.rung is None:
-        raise InputError(f"--{'file' if args.file else 'draw'}: say which rung, such as: minisl.ladder spmm 3")
+    numba, rungs = args.language == "numba", ladder.rungs(args.language)
+    for flag, value in (("--file", args.file), ("--draw", args.draw)):
+        if value and (numba or args.rung is None):
+            raise InputError(f"{flag}: is for CUDA C++" if numba else f"{flag}: say which rung, such as: minisl.ladder spmm 3")
     if args.op is None:
-        for op, count in ladder.rungs().items():
+        for op, count in rungs.items():
             print(f"{op:16}{count} rungs, the last: {title(op, count - 1)}")
         return 0
-    with ladder.at(**{args.op: args.rung or 0}):  # does it exist?
-        emulator.compiler()
-    if args.rung is None:
-        print(f"{args.op}: {size_of(args.op)}\n{COLUMNS}")
-        return max(report(args.op, number) for number in range(ladder.rungs()[args.op]))
-    print_rung(args.op, args.rung)
-    with instead(args.op, read(args.file)) if args.file else nullcontext():
-        print(f"\n{COLUMNS}")
-        code = report(args.op, args.rung, args.file)
-        if args.draw and code == 0:
-            draw(args.op, args.rung, args.draw)
+    with ladder.at(args.language, **{args.op: args.rung or 0}):
+        if numba:
+            in_numba.kernel(args.op, args.rung or 0)  # is it there?
+        if not numba or args.op == "sl_forward":  # whose problem has a backward pass
+            emulator.compiler()
+        if args.rung is None:
+            print(f"{args.op}: {size_of(args.op)}\n{columns(numba)}")
+            return max(report(args.op, number) for number in range(rungs[args.op]))
+        print_rung(args.op, args.rung)
+        with instead(args.op, read(args.file)) if args.file else nullcontext():
+            print(f"\n{columns(numba)}")
+            code = report(args.op, args.rung, args.file)
+            if args.draw and code == 0:
+                draw(args.op, args.rung, args.draw)
     return code
 
 
@@ -51,16 +57,19 @@ def print_rung(op, number):
     """The header of a rung, and what is different from the one below."""
     first, idea = ladder.header(op, number)
     print(f"{first}\n{idea}\n")
+    if ladder.language() == "numba":
+        print(inspect.getsource(in_numba.kernel(op, number).py_func).strip())
+        return
     text = ladder.source(op, number).splitlines()
     if number == 0:
         print("\n".join(line for line in text if not line.startswith("//")).strip())
         return
     below = ladder.source(op, number - 1).splitlines()
-    changes = difflib.unified_diff(code(below), code(text), f"{op}_{number - 1}.cu", f"{op}_{number}.cu", lineterm="", n=2)
+    changes = difflib.unified_diff(body(below), body(text), f"{op}_{number - 1}.cu", f"{op}_{number}.cu", lineterm="", n=2)
     print("\n".join(changes))
 
 
-def code(lines):
+def body(lines):
     """The text without the comment at its top."""
     return lines[next(i for i, line in enumerate(lines) if not line.startswith("//")) + 1:]
 
@@ -71,13 +80,12 @@ def report(op, number, file=None):
         name = f"{number}  {file or title(op, number)}"
         try:
             off = trial.error(op)
-            counts, _ = trial.counts(op)
+            counts = trial.counts(op)[0].values() if ladder.language() == "cuda" else ()
         except (emulator.KernelFault, emulator.CompileError, TypeError, KeyError) as error:
             print(f"{name:58}{'WRONG':>10}\n{type(error).__name__}: {error}")
             return 1
     right = off <= trial.TOLERANCE
-    print(f"{name:58}{off:>10.0e}{counts['accesses']:>12,}{counts['sectors']:>10,}{counts['sectors_ideal']:>10,}"
-          f"{counts['cycles']:>10,}{counts['cycles_ideal']:>10,}" + ("" if right else "  WRONG: other numbers than NumPy's"))
+    print(f"{name:58}{off:>10.0e}" + "".join(f"{n:>10,}" for n in counts) + "  WRONG: other numbers than NumPy's" * (not right))
     return 0 if right else 1
 
 
@@ -88,6 +96,11 @@ def draw(op, number, path):
         _, launches = trial.counts(op)
     draw(launches[0], path)
     print(f"{path}: what the first block of {launches[0].kernel} touches")
+
+
+def columns(numba):
+    counted = () if numba else ("accesses", "sectors", "needed", "cycles", "needed")
+    return f"{'':58}{'off by':>10}" + "".join(f"{name:>10}" for name in counted)
 
 
 def title(op, number):

@@ -1,6 +1,7 @@
 """`python -m minisl.ladder`: what a student sees, and that it can say no."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -97,7 +98,30 @@ def test_picture(capsys, tmp_path):
     assert (tmp_path / "rope.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("op", ["scatter_add", "spmm"])
+def test_the_other_language(op, capsys):
+    for package in ("greenlet", "numba.cuda"):
+        pytest.importorskip(package)
+    code, out, _ = run(capsys, op, 0, "--language", "numba")
+    assert code == 0
+    assert f"{op}, rung 0: " in out
+    assert "def rung_0(" in out
+    assert out.splitlines()[-1].startswith("0  ")
+    assert "WRONG" not in out
+    with patch.object(trial, "TOLERANCE", -1):
+        assert run(capsys, op, 0, "--language", "numba")[0] == 1
+
+
+def test_ladders_of_the_other_language(capsys):
+    code, out, _ = run(capsys, "--language", "numba")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(ladder.rungs("numba"))
+
+
 @pytest.mark.parametrize(("argv", "said"), [
+    (["rope", "0", "--language", "numba"], "rope is not written in Numba CUDA; these are: scatter_add"),
+    (["spmm", "6", "--language", "numba"], "spmm has no rung 6 in Numba CUDA; its last is 4"),
+    (["spmm", "1", "--language", "numba", "--draw", "a.png"], "--draw: is for CUDA C++"),
     (["spm"], "invalid choice: 'spm'"), (["spmm", "9"], "spmm has no rung 9; allowed: 0..6"),
     (["spmm", "x"], "invalid int value"), (["spmm", "-1"], "-1"), (["spmm", "--file", "a.cu"], "--file: say which rung"),
     (["--draw", "a.png"], "--draw: say which rung"), (["spmm", "1", "--file", "no such.cu"], "no such.cu: cannot be read")])
