@@ -20,6 +20,7 @@ from minisl.kernels.cuda.rows import (  # noqa: F401
     rms_norm,
     rms_norm_backward,
     rope,
+    square_sum,
     swiglu,
     swiglu_backward,
 )
@@ -35,4 +36,4 @@ from minisl.kernels.cuda.sparse import (  # noqa: F401
     sddmm,
     spmm,
 )
-from minisl.kernels.numpy_fused import embedding_backward, linear, linear_backward, square_sum  # noqa: F401  cuBLAS's, CuPy's
+from minisl.kernels.numpy_fused import embedding_backward, linear, linear_backward  # noqa: F401  cuBLAS's, and CuPy's own

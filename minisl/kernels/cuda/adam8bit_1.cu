@@ -1,7 +1,8 @@
 // adam8bit, rung 1: a thread per element, a block per block.
 // 256 threads keep their moments in registers and find the two largest together, by shuffles and shared memory; then each encodes
 // its own. The tables are read in no order at all, so the block copies them into shared memory first.
-// Bytes: 4 an element for the moments, 12 for p and g, all side by side. Operations: 25.
+// Bytes: 4 an element for the moments, 12 for p and g, all side by side. Operations: 25, and two searches of 8
+// steps.
 
 #define BLOCK 256
 
@@ -26,7 +27,7 @@ __device__ float block_max(float x, float* tops) {  // of all threads; tops: one
 
 extern "C" __global__ void __launch_bounds__(BLOCK) adam8bit(float* p, const float* g, unsigned char* m, unsigned char* v,
         float* m_top, float* v_top, const float* signed_table, const float* unsigned_table, int count,
-        float b1, float b2, float eps, float decay, float step, float root) {
+        float b1, float b2, float c1, float c2, float eps, float decay, float step, float root) {
     __shared__ float m_table[BLOCK], v_table[BLOCK], m_tops[BLOCK / 32], v_tops[BLOCK / 32];
     const int block = blockIdx.x, k = block * BLOCK + threadIdx.x;
     m_table[threadIdx.x] = signed_table[threadIdx.x];
@@ -34,8 +35,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) adam8bit(float* p, const flo
     __syncthreads();
     float mk = 0, vk = 0;
     if (k < count) {
-        mk = b1 * m_table[m[k]] * m_top[block] + (1 - b1) * g[k];
-        vk = b2 * v_table[v[k]] * v_top[block] + (1 - b2) * g[k] * g[k];
+        mk = b1 * m_table[m[k]] * m_top[block] + c1 * g[k];
+        vk = b2 * v_table[v[k]] * v_top[block] + c2 * g[k] * g[k];
         p[k] = decay * p[k] - step * mk / (sqrtf(vk) / root + eps);
     }
     const float m_new = block_max(fabsf(mk), m_tops), v_new = block_max(vk, v_tops);  // the barrier: m_top was read by all

@@ -2,7 +2,7 @@
 // O_i = sum_j P_ij V_j with P = softmax(Q K^T / sqrt(d)) over keys j <= i + shift. A thread walks over its keys once: when a
 // score is higher than all before, what it has so far shrinks to fit (online softmax), so no row of P is ever stored; only
 // logsumexp_i, from which the backward pass has P again. Query head h reads key head h // (heads / kv_heads).
-// Bytes: K and V for every query, 8 d a pair of positions, and O as often. Operations: 4 d a pair, and an exp.
+// Bytes: K and V for every query, 8 d a pair of positions, and O as often. Operations: 5 d a pair, and two exps.
 
 #define LOWEST -3.4028235e38f  // of all floats; exp of the distance to it is 0
 

@@ -1,7 +1,7 @@
 // attention, rung 1: a warp per query.
-// 32 keys at a time: first a thread has a key, and shuffles find the highest of their scores and the sum. Then a thread has every
+// 32 keys at a time: first a thread has a key, and shuffles find the highest of their scores. Then a thread has every
 // 32nd component of O, in registers, and each P_ij comes to it by a shuffle. Heads of up to 128 components.
-// Bytes: K and V for every query, V side by side, O once. Operations: as before, and 42 shuffles for 32 keys.
+// Bytes: K and V for every query, V side by side, O once. Operations: as before, and 37 shuffles for 32 keys.
 
 #define LOWEST -3.4028235e38f  // of all floats; exp of the distance to it is 0
 #define EACH 4                 // components of a thread, so a head has at most 128

@@ -23,7 +23,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention(const float* 
         __syncthreads();
         const int count = min(32, min(i, queries - 1) + keys - queries + 1 - first);  // below 1: this query is done
         float score = 0;
-        for (int c = 0; c < d && lane < count; ++c)
+#pragma unroll 8
+        for (int c = 0; c < (lane < count ? d : 0); ++c)
             score += q[at + c] * ks[lane][c];
         score = lane < count ? score * root : LOWEST;
         float top = fmaxf(highest, score);

@@ -1,6 +1,6 @@
 // attention_dkv, rung 0: a thread per key.
 // dV = P^T dO, dK = dS^T Q / sqrt(d): sums over the queries that see this key, of all heads that read it. One thread makes both
-// sums alone, so nobody adds to the same place. delta_i = dO_i . O_i was made once, for all keys.
+// sums alone, so nobody adds to the same place. delta_i = dO_i . O_i comes from attention_dq.
 // Bytes: Q and dO for every key, 16 d a pair of positions, dK and dV as often. Operations: 8 d a pair, and an exp.
 
 extern "C" __global__ void attention_dkv(const float* dout, const float* q, const float* k, const float* v, const float* delta,

@@ -27,7 +27,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dkv(const flo
             __syncthreads();
             const bool sees = lane < count && j <= first + lane + keys - queries;
             float score = 0, dp = 0;
-            for (int c = 0; c < d && sees; ++c) {
+#pragma unroll 8
+            for (int c = 0; c < (sees ? d : 0); ++c) {
                 score += qs[lane][c] * k[kv + c];
                 dp += douts[lane][c] * v[kv + c];
             }

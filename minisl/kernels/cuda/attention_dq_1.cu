@@ -6,7 +6,7 @@
 #define EACH 4  // components of a thread, so a head has at most 128
 
 extern "C" __global__ void attention_dq(const float* dout, const float* q, const float* k, const float* v, const float* o,
-        const float* logsumexp, float* dq, int heads, int kv_heads, int queries, int keys, int d, float root,
+        const float* logsumexp, float* dq, float* delta, int heads, int kv_heads, int queries, int keys, int d, float root,
         long long qb, long long qh, long long qt, long long kb, long long kh, long long kt) {  // strides: batch, head, position
     const int i = blockIdx.x * blockDim.y + threadIdx.y, h = blockIdx.y, b = blockIdx.z, lane = threadIdx.x;
     if (i >= queries) return;
@@ -15,6 +15,7 @@ extern "C" __global__ void attention_dq(const float* dout, const float* q, const
     float dot = 0, dqi[EACH] = {};
     for (int c = 0; c < d; ++c)
         dot += dout[at + c] * o[at + c];
+    if (lane == 0) delta[(b * heads + h) * queries + i] = dot;
     for (int first = 0; first <= i + keys - queries; first += 32) {
         const int j = first + lane, count = min(32, i + keys - queries + 1 - first);
         float score = 0, dp = 0;

@@ -6,7 +6,7 @@
 #define WARPS 8
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(const float* dout, const float* q, const float* k,
-        const float* v, const float* o, const float* logsumexp, float* dq,
+        const float* v, const float* o, const float* logsumexp, float* dq, float* delta,
         int heads, int kv_heads, int queries, int keys, int d, float root,
         long long qb, long long qh, long long qt, long long kb, long long kh, long long kt) {  // strides: batch, head, position
     __shared__ float ks[32][32 * EACH + 1], vs[32][32 * EACH + 1];
@@ -16,6 +16,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(const floa
     float dot = 0, dqi[EACH] = {};
     for (int c = 0; c < d; ++c)
         dot += dout[at + c] * o[at + c];
+    if (lane == 0 && i < queries) delta[(b * heads + h) * queries + i] = dot;
     for (int first = 0; first < min(keys, (int)(blockIdx.x + 1) * WARPS + keys - queries); first += 32) {
         for (int t = threadIdx.y; t < min(32, keys - first); t += WARPS)
             for (int c = lane; c < d; c += 32) {
@@ -25,7 +26,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(const floa
         __syncthreads();
         const int count = min(32, min(i, queries - 1) + keys - queries + 1 - first);  // below 1: this query is done
         float score = 0, dp = 0;
-        for (int c = 0; c < d && lane < count; ++c) {
+#pragma unroll 8
+        for (int c = 0; c < (lane < count ? d : 0); ++c) {
             score += q[at + c] * ks[lane][c];
             dp += dout[at + c] * vs[lane][c];
         }

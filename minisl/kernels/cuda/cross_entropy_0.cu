@@ -23,8 +23,10 @@ extern "C" __global__ void cross_entropy_backward(const float* scale, const floa
                                                   const float* logsumexp, float* dz, int n, int vocab) {
     const int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= n) return;
+    const int label = labels[t];
+    const float s = label < 0 ? 0 : *scale, total = logsumexp[t];
     for (int v = 0; v < vocab; ++v) {
         const size_t k = (size_t)t * vocab + v;
-        dz[k] = labels[t] < 0 ? 0 : *scale * (expf(logits[k] - logsumexp[t]) - (v == labels[t]));
+        dz[k] = s * (expf(logits[k] - total) - (v == label));
     }
 }

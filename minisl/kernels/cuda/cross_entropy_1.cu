@@ -1,7 +1,7 @@
 // cross_entropy, rung 1: a block per row, read once.
 // Threads side by side read logits side by side. Each keeps the highest logit so far and the sum of exp below it; when a higher
 // one comes, the sum shrinks to fit. Two such pairs join in the same way: by shuffles in a warp, then through shared memory.
-// Bytes: 4 a logit forward, 8 backward, all of them used. Operations: as before, and one exp for each new highest.
+// Bytes: 4 a logit forward, 8 backward, all of them used. Operations: 7 a logit forward, two of them exp, 4 backward.
 
 #define LOWEST -3.4028235e38f  // of all floats; exp of the distance to it is 0
 #define THREADS 256
@@ -38,9 +38,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const float*
 
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_backward(const float* scale, const float* logits,
         const int* labels, const float* logsumexp, float* dz, int n, int vocab) {
-    const int t = blockIdx.x;
+    const int t = blockIdx.x, label = labels[t];
+    const float s = label < 0 ? 0 : *scale, total = logsumexp[t];
     for (int v = threadIdx.x; v < vocab; v += THREADS) {
         const size_t k = (size_t)t * vocab + v;
-        dz[k] = labels[t] < 0 ? 0 : *scale * (expf(logits[k] - logsumexp[t]) - (v == labels[t]));
+        dz[k] = s * (expf(logits[k] - total) - (v == label));
     }
 }

@@ -62,7 +62,8 @@ def compiler_log(source, arch, name):
         if error := getattr(nvrtc, function)(*arguments):
             raise CompileError(nvrtc.nvrtcGetErrorString(error).decode())
 
-    program, options = ctypes.c_void_p(), ("-std=c++17", f"-arch={arch}", "--ptxas-options=-v")
+    program = ctypes.c_void_p()
+    options = ("-std=c++17", f"-arch={arch}", "-ftz=true", "--ptxas-options=-v")  # as CuPy: numbers below 1e-38 become 0
     call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
     try:
         error = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*(o.encode() for o in options)))

@@ -2,7 +2,7 @@
 // y = g x r with r = (mean x^2 + eps)^(-1/2); dx = r (g dy) - x r^3 mean(g dy x). A row is read twice, by one thread, while its
 // neighbours read theirs: 32 bytes travel for 4. rms_norm_gain sums dg = dy x r over rows, a thread per column, in blockIdx.y
 // slices of rows, whose `parts` (gridDim.y, width) are added up afterwards.
-// Bytes: 12 an element forward, 24 backward, eight times that as they travel. Operations: 4 and 10.
+// Bytes: 12 an element forward, 28 backward, eight times that as they travel. Operations: 4 and 10.
 
 extern "C" __global__ void rms_norm(const float* x, const float* gain, float* y, float* r, int n, int width, float eps) {
     const int t = blockIdx.x * blockDim.x + threadIdx.x;

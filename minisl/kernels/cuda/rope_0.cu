@@ -6,8 +6,9 @@
 extern "C" __global__ void rope(const float* x, const float* cosine, const float* sine, float* y, int heads, int positions,
                                 int half, long long batch_stride, long long head_stride, long long position_stride) {
     const int i = threadIdx.x + blockIdx.x * blockDim.x;  // of the pair
-    const int t = blockIdx.y, h = blockIdx.z % heads, b = blockIdx.z / heads;
-    if (i >= half) return;
+    const int t = threadIdx.y + blockIdx.y * blockDim.y;
+    const int h = blockIdx.z % heads, b = blockIdx.z / heads;
+    if (i >= half || t >= positions) return;
     const size_t k = b * batch_stride + h * head_stride + t * position_stride + i;
     const float c = cosine[t * half + i], s = sine[t * half + i], x1 = x[k], x2 = x[k + half];
     y[k] = x1 * c - x2 * s;

@@ -2,7 +2,9 @@
 
 import math
 
-from minisl.backend import array_module, matmul
+import numpy as np
+
+from minisl.backend import array_module, matmul, unread
 from minisl.kernels import numpy_fused
 from minisl.kernels.cuda import ladder
 from minisl.kernels.cuda.launch import launch, pieces
@@ -96,7 +98,7 @@ def rope(x, cos, sin):
     y = heads_like(x)
     (B, H, T, d), (batch, head, position) = x.shape, strides(x)
     each = B * H if ladder.rung("rope") == 0 else B
-    launch("rope", (pieces(d // 2, 32), T, each) if x.size else (0,), (32,), x=flat(x), cosine=dense_copy(cos),
+    launch("rope", (pieces(d // 2, 32), pieces(T, 8), each) if x.size else (0,), (32, 8), x=flat(x), cosine=dense_copy(cos),
            sine=dense_copy(sin), y=flat(y), heads=H, positions=T, half=d // 2, batch_stride=batch, head_stride=head,
            position_stride=position)
     return y
@@ -117,10 +119,10 @@ def attention_backward(dout, q, k, v, out, kept):
     q, dout, out = alike(q, dout, out)
     k, v = alike(k, v)
     dq, dk, dv = heads_like(q), heads_like(k), heads_like(k)
-    delta = array_module(q).einsum("bhtd,bhtd->bht", dout, out)
+    delta = array_module(q).empty(q.shape[:3], q.dtype)
     same = {"dout": flat(dout), "q": flat(q), "k": flat(k), "v": flat(v), "logsumexp": kept, **sizes(q, k)}
-    launch("attention_dq", *over("attention_dq", q), o=flat(out), dq=flat(dq), **same)
-    launch("attention_dkv", *over("attention_dkv", k), delta=dense_copy(delta), dk=flat(dk), dv=flat(dv), **same)
+    launch("attention_dq", *over("attention_dq", q), o=flat(out), dq=flat(dq), delta=delta, **same)
+    launch("attention_dkv", *over("attention_dkv", k), delta=delta, dk=flat(dk), dv=flat(dv), **same)
     return dq, dk, dv
 
 
@@ -195,8 +197,13 @@ def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
            unsigned_table=tables[1], count=p.size, **adam(lr, betas, eps, weight_decay, t))
 
 
+def square_sum(arrays):
+    """Sum of all squares, as a float (on a GPU: an array of one number, there). Not by vdot, which CuPy gives to one block."""
+    return unread(sum((array_module(a).square(a).sum() for a in arrays), np.float64(0)))
+
+
 def adam(lr, betas, eps, weight_decay, t):
     """The numbers both optimizers need, from those of AdamW's equations."""
     b1, b2 = betas
-    return {"b1": b1, "b2": b2, "eps": eps, "decay": 1 - lr * weight_decay, "step": lr / (1 - b1**t),
+    return {"b1": b1, "b2": b2, "c1": 1 - b1, "c2": 1 - b2, "eps": eps, "decay": 1 - lr * weight_decay, "step": lr / (1 - b1**t),
             "root": math.sqrt(1 - b2**t)}

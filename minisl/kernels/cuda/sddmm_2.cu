@@ -1,12 +1,13 @@
 // sddmm, rung 2: tiles of dY and x in shared memory.
 // A block has the entries of one tile (64 x 64) of S, and all they need of 32 tokens are 64 words of dY and 64 of x: copied once,
-// side by side, and used by every entry. A thread has one entry at a time and keeps its sum, so no shuffles. Tokens are dealt
-// out to gridDim.z blocks, each with sums of its own: `parts` (gridDim.z, nnz), added up afterwards in a fixed order.
-// Bytes per token and tile: 512, for about 120 entries at a density of 0.03. Operations: 2 an entry. Shared memory: 8 bytes.
+// side by side, and used by every entry. A thread has one entry at a time and keeps its sum, so no shuffles. Tokens are dealt out
+// to gridDim.z blocks, each with sums of its own: `parts` (gridDim.z, nnz), added up afterwards in a fixed order.
+// Bytes per token and tile: 512, for about 120 entries at a density of 0.03, 205 at 0.05. Operations: 2 an entry. Shared memory:
+// 8 bytes.
 
 #define SIZE 64      // of a tile of S, rows and columns
 #define TOKENS 32
-#define THREADS 128
+#define THREADS 256
 
 extern "C" __global__ void __launch_bounds__(THREADS) sddmm(const float* dy, const float* x, const int* rows,
         const int* columns, const int* order, const int* starts, float* parts, int n, int width, int out, int nnz) {

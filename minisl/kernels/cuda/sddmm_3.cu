@@ -5,7 +5,7 @@
 
 #define SIZE 64      // of a tile of S, rows and columns
 #define TOKENS 32
-#define THREADS 128
+#define THREADS 256
 
 extern "C" __global__ void __launch_bounds__(THREADS) sddmm(const float* dy, const float* x, const int* rows,
         const int* columns, const int* order, const int* starts, float* parts, int n, int width, int out, int nnz) {

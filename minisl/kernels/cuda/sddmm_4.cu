@@ -1,11 +1,11 @@
 // sddmm, rung 4: a copy that meets every bank once.
 // 32 threads copy 8 words of each of 4 tokens: their banks, 4 c + t, are all different, and dY and x are still read a whole
-// sector at a time.
+// sector at a time, if their rows begin with one: widths that are multiples of 8.
 // Bytes and operations as before.
 
 #define SIZE 64      // of a tile of S, rows and columns
 #define TOKENS 32
-#define THREADS 128
+#define THREADS 256
 
 extern "C" __global__ void __launch_bounds__(THREADS) sddmm(const float* dy, const float* x, const int* rows,
         const int* columns, const int* order, const int* starts, float* parts, int n, int width, int out, int nnz) {

@@ -1,6 +1,7 @@
 // sl_backward_dx, rung 1: a tile of W for 128 tokens.
 // Eight tokens a thread: the tile is built once for 128 of them, and a word of it, once read, serves eight products.
-// Bytes per tile: 8 KB of dY. Operations: 2 per product, and 2 r / 128 to build W for it.
+// Bytes per tile: 8 KB of dY; W's factors r times over still, as in sl_forward's rung 0. Operations: 2 per product, and 2 r / 128
+// to build W for it.
 
 #define SIZE 16
 #define EACH 8                 // tokens of a thread

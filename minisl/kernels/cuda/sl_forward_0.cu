@@ -1,7 +1,7 @@
 // sl_forward, rung 0: a tile of W, built and used at once.
 // Y = X W^T with W = s B A + S. A block makes 16 x 16 outputs; for each 16 columns of W it builds that tile in shared memory, a
 // thread per element, adds S's entries there, and multiplies. W as a whole never exists, in no memory.
-// Bytes per tile: 2 KB of x and W's factors r times over; of W none. Operations: 2 per product, and 2 r / 16 to build W for it.
+// Bytes per tile: 1 KB of x and W's factors r times over; of W none. Operations: 2 per product, and 2 r / 16 to build W for it.
 
 #define SIZE 16
 

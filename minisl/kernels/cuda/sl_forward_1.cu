@@ -1,7 +1,7 @@
 // sl_forward, rung 1: the factors in shared memory too.
 // To build its tile of W each thread read a row of B and a column of A on its own, every word of them 16 times. Now the block
 // copies 16 x 16 of each, uses them 16 times, and goes on along r: W's tile is itself a tiled product.
-// Bytes per tile: 2 KB of x and 2 r / 16 KB of the factors, a sixteenth. Operations as before.
+// Bytes per tile: 1 KB of x and 2 r / 16 KB of the factors, a sixteenth. Operations as before.
 
 #define SIZE 16
 

@@ -11,7 +11,7 @@ from minisl.kernels.cuda import ladder
 from minisl.kernels.cuda.launch import launch, pieces
 
 SPLIT = 2048  # tokens that a block of sddmm sums up, where there are too few tiles to fill a GPU
-BLOCKS = 1024  # enough to fill one
+BLOCKS = 4096  # enough to fill one several times
 
 
 def scatter_add(W, values, support):
@@ -60,7 +60,7 @@ def sddmm(dy, x, support):
     (n, out), width = dy.shape, x.shape[1]
     tiles = pieces(out, 64), pieces(width, 64)
     splits = 1 if rung < 2 or tiles[0] * tiles[1] >= BLOCKS else max(1, pieces(n, SPLIT))
-    grid, block = {0: ((pieces(nnz, 128),), (128,)), 1: ((pieces(nnz, 8),), (32, 8))}.get(rung, ((*tiles, splits), (128,)))
+    grid, block = {0: ((pieces(nnz, 128),), (128,)), 1: ((pieces(nnz, 8),), (32, 8))}.get(rung, ((*tiles, splits), (256,)))
     order, rows, columns, starts = support.tiled(64, 64)
     parts = xp.empty((splits, nnz), x.dtype)
     if nnz:

@@ -1,7 +1,8 @@
 // spmm, rung 6: a copy that meets every bank once.
-// Words of one column lie 132 apart in the tile, so 32 threads with a column each, side by side in x, stored into 8 of the 32
-// banks, four to each: four times the time, and more than the products took. Now 32 threads copy 8 columns of 4 tokens: 4 c + t
-// is different for each. x is still read a whole sector (8 words) at a time. The way back to y is the same.
+// Neighbouring columns lie 132 words apart in the tile, so 32 threads with a column each, side by side in x, stored into 8 of the
+// 32 banks, four to each: four times the time, and more than the products took. Now 32 threads copy 8 columns of 4 tokens: 4 c +
+// t is different for each. x is still read a whole sector (8 words) at a time, if rows of x begin with one: width a multiple of
+// 8. The way back to y is the same.
 // Bytes and operations as before.
 
 #define ROWS 64     // of a tile of S

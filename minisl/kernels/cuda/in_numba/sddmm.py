@@ -38,7 +38,7 @@ def rung_1(dy, x, rows, columns, order, dvalues, n, width, out, nnz):
 @cuda.jit
 def rung_2(dy, x, rows, columns, order, starts, parts, n, width, out, nnz):
     """Tiles of dY and x in shared memory."""
-    SIZE, TOKENS, THREADS = 64, 32, 128  # rows and columns of a tile of S
+    SIZE, TOKENS, THREADS = 64, 32, 256  # rows and columns of a tile of S
     dys = cuda.shared.array((TOKENS, 65), np.float32)  # SIZE + 1
     xs = cuda.shared.array((TOKENS, 65), np.float32)
     row, column = cuda.blockIdx.x * SIZE, cuda.blockIdx.y * SIZE
