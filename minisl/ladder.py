@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
-from minisl.kernels.cuda import emulator, in_numba, ladder, trial
+from minisl.kernels.cuda import emulator, in_numba, ladder, nvrtc, signature, trial
 from minisl.kernels.cuda.launch import instead
 
 
@@ -30,7 +30,7 @@ def main(argv):
     args = parser.parse_args(argv)
     numba, rungs = args.language == "numba", ladder.rungs(args.language)
     for flag, value in (("--file", args.file), ("--draw", args.draw)):
-        if value and (numba or args.rung is None):
+        if value is not None and (numba or args.rung is None):
             raise InputError(f"{flag}: is for CUDA C++" if numba else f"{flag}: say which rung, such as: minisl.ladder spmm 3")
     if args.op is None:
         for op, count in rungs.items():
@@ -44,18 +44,26 @@ def main(argv):
         if args.rung is None:
             print(f"{args.op}: {size_of(args.op)}\n{columns(numba)}")
             return max(report(args.op, number) for number in range(rungs[args.op]))
-        print_rung(args.op, args.rung)
-        with instead(args.op, read(args.file)) if args.file else nullcontext():
+        mine = None if args.file is None else read(args.file)
+        if args.draw is not None and not (args.draw.endswith(".png") and Path(args.draw).absolute().parent.is_dir()):
+            raise InputError(f"--draw {args.draw}: must be a .png in a folder that exists")
+        print_rung(args.op, args.rung, mine, args.file)
+        with nullcontext() if mine is None else instead(args.op, mine, Path(args.file).name):
             print(f"\n{columns(numba)}")
-            code = report(args.op, args.rung, args.file)
+            code = report(args.op, args.rung, args.file) or real_compiler(mine, args.op, args.file)
             if args.draw and code == 0:
                 draw(args.op, args.rung, args.draw)
     return code
 
 
-def print_rung(op, number):
-    """The header of a rung, and what is different from the one below."""
+def print_rung(op, number, mine=None, file=None):
+    """The header of a rung, and what is different from the one below; or what is different in my version of it."""
     first, idea = ladder.header(op, number)
+    if mine is not None:
+        changes = difflib.unified_diff(ladder.source(op, number).splitlines(), mine.splitlines(), f"{op}_{number}.cu", file,
+                                       lineterm="", n=2)
+        print(first, "\n".join(changes) or f"{file} is the same", sep="\n")
+        return
     print(f"{first}\n{idea}\n")
     if ladder.language() == "numba":
         print(inspect.getsource(in_numba.kernel(op, number).py_func).strip())
@@ -79,14 +87,29 @@ def report(op, number, file=None):
     with ladder.at(**{op: number}):
         name = f"{number}  {file or title(op, number)}"
         try:
-            off = trial.error(op)
+            off, where = trial.error(op)
             counts = trial.counts(op)[0].values() if ladder.language() == "cuda" else ()
-        except (emulator.KernelFault, emulator.CompileError, TypeError, KeyError) as error:
+        except (emulator.KernelFault, emulator.CompileError, TypeError, ValueError) as error:
             print(f"{name:58}{'WRONG':>10}\n{type(error).__name__}: {error}")
             return 1
     right = off <= trial.TOLERANCE
-    print(f"{name:58}{off:>10.0e}" + "".join(f"{n:>10,}" for n in counts) + "  WRONG: other numbers than NumPy's" * (not right))
+    print(f"{name:58}{off:>10.0e}" + "".join(f"{n:>10,}" for n in counts) + f"\nWRONG: {where}" * (not right))
     return 0 if right else 1
+
+
+def real_compiler(mine, op, file):
+    """What NVRTC, where it is installed, says of a text that g++ took for CUDA. Returns an exit code."""
+    if mine is None or nvrtc.library() is None:
+        return 0
+    try:
+        found = {resources.kernel for resources in nvrtc.compile(mine, "sm_80", Path(file).name)}
+    except nvrtc.CompileError as error:
+        print(f"WRONG: CUDA's own compiler does not take it:\n{error}")
+        return 1
+    if missing := signature.kernels(ladder.source(op, ladder.rung(op))).keys() - found:
+        print(f'WRONG: for CUDA there is no kernel {missing.pop()}; it needs extern "C"')
+        return 1
+    return 0
 
 
 def draw(op, number, path):
@@ -108,17 +131,19 @@ def title(op, number):
 
 
 def size_of(op):
-    return (f"each rung against NumPy on a small problem ({trial.TOKENS} tokens, {trial.OUT} x {trial.IN}), in three orders of\n"
-            "threads; 32-byte sectors moved and needed, cycles of shared memory's banks and how many are needed")
+    size = trial.SIZES[0]
+    return (f"each rung against NumPy, in three orders of threads; off by: largest difference over largest entry. Counted for\n"
+            f"{size.tokens} tokens, {size.out} x {size.width}: accesses, 32-byte sectors moved and needed, cycles of shared "
+            "memory's banks and how many are needed")
 
 
 def read(path):
     try:
-        return Path(path).read_text()
+        return Path(path).read_text("utf-8-sig")
     except OSError as error:
         raise InputError(f"--file {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise InputError(f"--file {path}: is not a text") from None
+        raise InputError(f"--file {path}: is not UTF-8 text") from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from gpu import needs_compiler
 
 from minisl import ladder as command
 from minisl.command import run_command
-from minisl.kernels.cuda import emulator, ladder, trial
+from minisl.kernels.cuda import emulator, ladder, nvrtc, trial
 
 ROOT = Path(__file__).parents[1]
 RUNGS = [(op, number) for op, count in ladder.rungs().items() for number in range(count)]
@@ -79,15 +79,46 @@ def test_a_race_is_shown_and_its_cure_too(capsys, tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize(("change", "said"), [
-    (("values[k]", "2 * values[k]"), "WRONG: other numbers than NumPy's"), (("+=", "+!="), "CompileError"),
+    (("values[k]", "2 * values[k]"), "WRONG: result 0 of shape (75, 70) has "), (("+=", "+!="), "CompileError: mine.cu:"),
     (("const float* values", "const double* values"), "TypeError"), (("k < nnz", "k <= nnz"), "OutOfBounds"),
-    (("const float* values", "const float* weights"), "weights"), (("values[k]", "values[k] * NAN"), "WRONG")])
+    (("const float* values", "const float* weights"), "has a parameter weights; those there can be are W, index, values, nnz"),
+    (("values[k]", "values[k] * NAN"), "has nan at"),
+    (("void scatter_add", "void scatter"), "has no kernel scatter_add; it has scatter"),
+    (("const int* index", "const long* index"), "type 'long'; known: float")])
 def test_other_mistakes(change, said, capsys, tmp_path):
     mine = tmp_path / "mine.cu"
     mine.write_text(ladder.source("scatter_add", 0).replace(*change))
     code, out, _ = run(capsys, "scatter_add", 0, "--file", mine)
     assert code == 1
     assert said in out
+    assert "WRONG" in out
+
+
+@needs_compiler
+@pytest.mark.parametrize(("op", "number", "change"), [
+    ("spmm", 0, ("+= sum;", "= sum;")), ("spmm", 6, ("first < width;", "first <= width;")),
+    ("sl_forward", 3, ("Bs[ty + l * SIZE][q] * As[q][tx];\n            __syncthreads();", "Bs[ty + l * SIZE][q] * As[q][tx];"))])
+def test_mistakes_that_only_some_sizes_show(op, number, change, capsys, tmp_path):
+    mine = tmp_path / "mine.cu"
+    mine.write_text(ladder.source(op, number).replace(*change))
+    assert mine.read_text() != ladder.source(op, number)
+    assert run(capsys, op, number, "--file", mine)[0] == 1
+
+
+@needs_compiler
+@pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not installed")
+@pytest.mark.parametrize(("change", "said"), [
+    (('extern "C" ', ""), 'needs extern "C"'), (('extern "C"', 'float twice(float x) { return x + x; }\nextern "C"'), "JIT mode"),
+    (('extern "C"', '#include <stdio.h>\nextern "C"'), "stdio.h")])
+def test_what_only_the_real_compiler_knows(change, said, capsys, tmp_path):
+    mine = tmp_path / "mine.cu"
+    right = ladder.source("scatter_add", 0)
+    mine.write_text(right.replace(*change))
+    code, out, _ = run(capsys, "scatter_add", 0, "--file", mine)
+    assert code == 1
+    assert said in out
+    mine.write_text(right)
+    assert run(capsys, "scatter_add", 0, "--file", mine)[0] == 0
 
 
 @needs_compiler
@@ -124,7 +155,9 @@ def test_ladders_of_the_other_language(capsys):
     (["spmm", "1", "--language", "numba", "--draw", "a.png"], "--draw: is for CUDA C++"),
     (["spm"], "invalid choice: 'spm'"), (["spmm", "9"], "spmm has no rung 9; allowed: 0..6"),
     (["spmm", "x"], "invalid int value"), (["spmm", "-1"], "-1"), (["spmm", "--file", "a.cu"], "--file: say which rung"),
-    (["--draw", "a.png"], "--draw: say which rung"), (["spmm", "1", "--file", "no such.cu"], "no such.cu: cannot be read")])
+    (["--draw", "a.png"], "--draw: say which rung"), (["spmm", "1", "--file", "no such.cu"], "no such.cu: cannot be read"),
+    (["spmm", "1", "--file", ""], "cannot be read"), (["spmm", "1", "--draw", "a.pdf"], "must be a .png in a folder that exists"),
+    (["spmm", "1", "--draw", "no such folder/a.png"], "must be a .png in a folder that exists")])
 def test_bad_input(argv, said, capsys):
     code, _, err = run(capsys, *argv)
     assert code == 2
@@ -140,13 +173,18 @@ def test_no_compiler_is_one_line(capsys, monkeypatch):
     finally:
         emulator.compiler.cache_clear()
     assert code == 2
-    assert "needs no-such-compiler, not found here; fix: apt install g++" in err
+    assert "needs no-such-compiler (named by CXX), not found here; fix: apt install g++" in err
 
 
 def test_problem_has_what_kernels_stumble_over():
-    S = trial.support(np.random.default_rng(0))
-    rows = np.bincount(S.rows, minlength=trial.OUT)
-    assert rows[3] == 0
-    assert rows.max() > 128  # a chunk of spmm_2
-    assert not S.unique
-    assert not S.sorted
+    for size in trial.SIZES:
+        S = trial.support(np.random.default_rng(0), size)
+        rows = np.bincount(S.rows, minlength=size.out)
+        assert rows[3] == 0
+        assert rows.max() > 128  # a chunk of spmm_2
+        assert not S.unique
+        assert not S.sorted
+    odd, even = trial.SIZES
+    assert all(n % 64 for n in odd[:3])
+    assert not any(n % 64 for n in even[:3])
+    assert min(odd.rank, even.rank) > 16  # more than one tile along the rank

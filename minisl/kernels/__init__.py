@@ -69,18 +69,33 @@ def sl_linear_backward(dy, x, B, A, values, index, scale, xA=None, *, algorithm=
 
 
 def scatter_add(W, values, support, *, backend="auto"):
-    """W + S, as a new (out, in) array."""
+    """W + S, as a new (out, in) array. Raises ValueError for shapes that do not fit."""
+    fits("scatter_add", support, values, W=(W, support.shape))
     return load(backend, W).scatter_add(W, values, support)
 
 
 def spmm(x, values, support, *, transpose=False, backend="auto"):
-    """X S^T: (n, in) to (n, out); with transpose, G S: (n, out) to (n, in)."""
+    """X S^T: (n, in) to (n, out); with transpose, G S: (n, out) to (n, in). Raises ValueError for shapes that do not fit."""
+    fits("spmm", support, values, x=(x, (len(x), support.shape[not transpose])))
     return load(backend, x).spmm(x, values, support, transpose)
 
 
 def sddmm(dy, x, support, *, backend="auto"):
-    """dvalues[k] = sum_t dy[t, row_k] x[t, col_k]: the entries of dY^T X on the support, and no others."""
+    """dvalues[k] = sum_t dy[t, row_k] x[t, col_k]: the entries of dY^T X on the support, and no others.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    fits("sddmm", support, dy=(dy, (len(x), support.shape[0])), x=(x, (len(x), support.shape[1])))
     return load(backend, x).sddmm(dy, x, support)
+
+
+def fits(name, support, values=None, **arrays):
+    """Raise ValueError for the first array whose shape is not the one beside it."""
+    for what, (array, shape) in arrays.items():
+        if array.shape != tuple(shape):
+            raise ValueError(f"{name}: {what} has shape {array.shape}, with this support it must be {tuple(shape)}")
+    if values is not None and values.shape != (len(support),):
+        raise ValueError(f"{name}: values has shape {values.shape}, the support {len(support)} positions")
 
 
 @contextmanager

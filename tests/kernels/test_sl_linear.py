@@ -87,3 +87,26 @@ def test_names_that_do_not_exist():
         kernels.sl_linear(x, B, A, v, index, SCALE, backend="cupy?")
     with pytest.raises(InputError, match="materialised, factored"):
         kernels.sl_linear(x, B, A, v, index, SCALE, algorithm="fast")
+
+
+@pytest.mark.parametrize("change", ["x", "g", "values", "dy", "rows", "W"])
+@on_each_backend
+def test_sparse_products_of_shapes_that_do_not_fit(change, backend):
+    """A wrong width would be read past the array's end."""
+    rng = np.random.default_rng(0)
+    shapes = {"x": (4, WIDTH), "g": (4, OUT), "values": (3,), "dy": (4, OUT), "rows": (4, WIDTH), "W": (OUT, WIDTH)}
+    where = Support(np.array([1, 5, 8]), (OUT, WIDTH))
+
+    def compute(a):
+        kernels.spmm(a["x"], a["values"], where)
+        kernels.spmm(a["g"], a["values"], where, transpose=True)
+        kernels.sddmm(a["dy"], a["rows"], where)
+        kernels.scatter_add(a["W"], a["values"], where)
+
+    arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    compute(arrays)
+    for wrong in ((*shapes[change][:-1], shapes[change][-1] + 1), (*shapes[change][:-1], shapes[change][-1] - 1)):
+        with pytest.raises(ValueError, match="has shape"):
+            compute(arrays | {change: rng.standard_normal(wrong)})
+    with pytest.raises(ValueError, match="dy has shape"):
+        compute(arrays | {"dy": rng.standard_normal((3, OUT))})

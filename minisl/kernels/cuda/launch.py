@@ -14,9 +14,9 @@ replaced = ContextVar("replaced", default=MappingProxyType({}))
 
 
 @contextmanager
-def instead(op, text):
-    """Within this block this .cu text runs where a rung of `op` would: for trying out a change."""
-    token = replaced.set(dict(replaced.get()) | {op: text})
+def instead(op, text, name="the text given"):
+    """Within this block this .cu text runs where a rung of `op` would: for trying out a change. name: what errors call it."""
+    token = replaced.set(dict(replaced.get()) | {op: (text, name)})
     try:
         yield
     finally:
@@ -27,7 +27,7 @@ def launch(op, grid, block, kernel=None, **values):
     """Run a kernel of the rung of `op` that is in use; its parameters are taken from `values` by name.
 
     grid, block: up to three sizes; nothing runs where one of the grid's is 0. kernel: its name, if it is not that of op.
-    Raises TypeError for an array that does not fit, KeyError for one that is missing, in the emulator a KernelFault.
+    Raises TypeError for an array that does not fit, or a parameter that there is no value for; in the emulator a KernelFault.
     """
     if 0 in grid:
         return
@@ -38,10 +38,14 @@ def launch(op, grid, block, kernel=None, **values):
 
         in_numba.launch(op, number, kernel, grid, block, values, xp)
         return
-    text = replaced.get().get(op) or ladder.source(op, number)
-    parameters = signature.kernels(text)[kernel]
-    arguments = signature.checked(kernel, parameters, [values[p.name] for p in parameters], xp.ndarray)
-    compiled(text, f"{op}_{number}.cu", kernel, xp is np)(grid, block, arguments)
+    text, name = replaced.get().get(op) or (ladder.source(op, number), f"{op}_{number}.cu")
+    kernels = signature.kernels(text)
+    if kernel not in kernels:
+        raise TypeError(f"{name} has no kernel {kernel}; it has {', '.join(kernels) or 'none (__global__ void ...)'}")
+    if unknown := [p.name for p in kernels[kernel] if p.name not in values]:
+        raise TypeError(f"{kernel} in {name} has a parameter {unknown[0]}; those there can be are {', '.join(values)}")
+    arguments = signature.checked(kernel, kernels[kernel], [values[p.name] for p in kernels[kernel]], xp.ndarray)
+    compiled(text, name, kernel, xp is np)(grid, block, arguments)
 
 
 @cache

@@ -22,6 +22,7 @@ class Parameter:
     name: str
     type: str  # without const, * and __restrict__
     pointer: bool
+    const: bool = False
 
     @property
     def dtype(self):
@@ -44,7 +45,7 @@ def parameter(text, kernel):
     *kind, name = [w for w in words if w != "*"]
     if (kind := " ".join(kind)) not in DTYPES:
         raise ValueError(f"{kernel}: parameter {name} has type {kind!r}; known: {', '.join(DTYPES)}")
-    return Parameter(name, kind, pointer)
+    return Parameter(name, kind, pointer, bool(re.search(r"\bconst\b", text)))
 
 
 def checked(kernel, parameters, arguments, array_type):
@@ -64,6 +65,8 @@ def fitting(kernel, p, given, array_type):
             raise TypeError(f"{where} must be an array of {p.dtype}, got {given.dtype}")
         if not given.flags.c_contiguous:
             raise TypeError(f"{where} must be contiguous, got strides {given.strides} of shape {given.shape}")
+        if not p.const and not getattr(given.flags, "writeable", True):
+            raise TypeError(f"{where} is written to, the array given is read-only (or the parameter should be const)")
         return given
     if isinstance(given, bool | np.bool_ | array_type) or not isinstance(given, int | float | np.integer | np.floating):
         raise TypeError(f"{where} must be a number ({p.type}), got {type(given).__name__}")

@@ -438,7 +438,7 @@ def test_without_a_compiler_one_line_says_what_to_install(found_again, monkeypat
     monkeypatch.setenv("CXX", "no such compiler")
     with pytest.raises(InputError) as caught:
         emulator.RawModule(code=TINY, options=("-DSIZE=1",))
-    assert str(caught.value) == ("the CUDA emulator needs no such compiler, not found here; fix: apt install g++, "
+    assert str(caught.value) == ("the CUDA emulator needs no such compiler (named by CXX), not found here; fix: apt install g++, "
                                  "or your system's package of it")
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(build.shutil, "which", lambda tool: None)
@@ -593,3 +593,37 @@ def test_launches_from_several_threads():
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(results, numbers(64)[::-1] + np.arange(4)[:, None])
+
+
+def test_array_that_must_not_be_written_to():
+    fixed = zeros(3)
+    fixed.flags.writeable = False
+    with pytest.raises(TypeError, match="stat: x is written to, the array given is read-only"):
+        run(RIGHT, "stat", (1,), (3,), fixed)
+    assert fixed.tolist() == [0, 0, 0]
+    code = 'extern "C" __global__ void copy(const float* x, float* y) { y[0] = x[0]; }'
+    run(code, "copy", (1,), (1,), fixed, zeros(1))
+
+
+def test_damaged_library_is_compiled_again(compiler, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.build(TINY, ("-DSIZE=4",), "kernel.cu", ("k",)).write_bytes(b"no library")
+    assert emulator.RawModule(code=TINY, options=("-DSIZE=4",)).path.stat().st_size > 1000
+
+
+def test_function_of_no_library_is_a_compile_error(compiler):
+    with pytest.raises(emulator.CompileError, match="kernel.cu: undefined symbol: elsewhere"):
+        emulator.RawModule(code='extern "C" void elsewhere(); extern "C" __global__ void f() { elsewhere(); }')
+
+
+def test_folder_that_cannot_be_written(compiler, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot be written .*; fix: set XDG_CACHE_HOME"):
+        emulator.RawModule(code=TINY, options=("-DSIZE=5",))
+
+
+def test_more_arrays_than_are_watched(compiler):
+    names = ", ".join(f"float* a{k}" for k in range(61))
+    with pytest.raises(faults.BadLaunch, match="more than 60 arrays"):
+        run(f'extern "C" __global__ void f({names}) {{ }}', "f", (1,), (1,), *[zeros(1)] * 61)

@@ -25,12 +25,13 @@ class CompileError(RuntimeError):
 @cache
 def compiler():
     """The path of g++, or of what CXX names. Raises InputError where there is none, or not on Linux."""
-    name = os.environ.get("CXX", "g++")
+    name = os.environ.get("CXX") or "g++"
     if platform.system() != "Linux":
         raise InputError("the CUDA emulator runs on Linux (on Windows: inside WSL)")
     missing = [tool for tool in (name, "nm", "addr2line") if shutil.which(tool) is None]
     if missing:
-        raise InputError(f"the CUDA emulator needs {' and '.join(missing)}, not found here; fix: apt install g++, "
+        said = " (named by CXX)" if os.environ.get("CXX") else ""
+        raise InputError(f"the CUDA emulator needs {' and '.join(missing)}{said}, not found here; fix: apt install g++, "
                          "or your system's package of it")
     return shutil.which(name)
 
@@ -41,11 +42,16 @@ def build(code, defines, name, kernels):
     text = "\n".join([f'#line 1 "{name}"', text, *(f"CU_KERNEL({kernel})" for kernel in kernels), ""])
     command = [compiler(), *FLAGS, *defines]
     key = hashlib.sha256(repr((command, text, HEADER.read_text(), MACHINE.read_text())).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "minisl" / "emulator"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minisl" / "emulator"
     library = folder / f"{key}.so"
     if library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can we write here?
+    except OSError as error:
+        raise InputError(f"compiled kernels are kept in {folder}, which cannot be written ({error.strerror}); "
+                         "fix: set XDG_CACHE_HOME to a folder that can") from None
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled, linked = f"{scratch}/kernel.o", f"{scratch}/kernel.so"
         done = subprocess.run([*command, "-include", str(HEADER), "-x", "c++", "-c", "-", "-o", compiled], input=text, text=True,

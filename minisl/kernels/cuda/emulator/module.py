@@ -11,11 +11,12 @@ import numpy as np
 
 from minisl.kernels.cuda import signature
 from minisl.kernels.cuda.emulator import faults
-from minisl.kernels.cuda.emulator.build import build, lines, symbols
+from minisl.kernels.cuda.emulator.build import CompileError, build, lines, symbols
 from minisl.kernels.cuda.emulator.trace import RECORD, Array, Launch
 
 SHARED_BYTES = 48 << 10  # what a block may have of shared memory, unless it asks for more
 LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
+ARRAYS = 60  # that a kernel may take
 USES = ("reads", "writes", "changes atomically")
 USED = ("read", "wrote", "changed atomically")
 
@@ -59,8 +60,16 @@ class RawModule:
         self.code, self.name, self.parameters = code, name, signature.kernels(code)
         if not self.parameters:
             raise ValueError(f"{name} has no __global__ function")
-        self.path = build(code, tuple(o for o in options if o.startswith("-D")), name, tuple(self.parameters))
-        self.library = ctypes.CDLL(str(self.path))
+        defines = tuple(o for o in options if o.startswith("-D"))
+        self.path = build(code, defines, name, tuple(self.parameters))
+        try:
+            self.library = ctypes.CDLL(str(self.path))
+        except OSError:  # a damaged file, or a function that no library has
+            self.path.unlink()
+            try:
+                self.library = ctypes.CDLL(str(build(code, defines, name, tuple(self.parameters))))
+            except OSError as error:
+                raise CompileError(f"{name}: {str(error).partition(': ')[2]}") from None
         self.library.cu_record_count.restype = ctypes.c_size_t
         first = f"cu_launch_{next(iter(self.parameters))}"
         self.base = ctypes.cast(getattr(self.library, first), ctypes.c_void_p).value - self.address_in_file(first)
@@ -146,6 +155,8 @@ class Kernel:
     def check_launch(self, block, shared_mem):
         """Raise BadLaunch for what a GPU would refuse."""
         threads = math.prod(block)
+        if sum(p.pointer for p in self.parameters) > ARRAYS:
+            raise faults.BadLaunch(f"takes more than {ARRAYS} arrays, which the emulator cannot watch", self.name)
         if threads > 1024:
             raise faults.BadLaunch(f"block {block} has {threads} threads; allowed: 1024", self.name)
         macros = dict(re.findall(r"^#define\s+(\w+)\s+(\d+)", self.module.code, re.M))
