@@ -612,7 +612,7 @@ def test_damaged_library_is_compiled_again(compiler, monkeypatch, tmp_path):
 
 
 def test_function_of_no_library_is_a_compile_error(compiler):
-    with pytest.raises(emulator.CompileError, match="kernel.cu: undefined symbol: elsewhere"):
+    with pytest.raises(emulator.CompileError, match=r"kernel\.cu: undefined symbol: elsewhere"):
         emulator.RawModule(code='extern "C" void elsewhere(); extern "C" __global__ void f() { elsewhere(); }')
 
 

@@ -11,7 +11,7 @@ from ladder_checks import FUSED, HEADS, PROBLEMS, RAGGED, RUNGS, WITHOUT_LADDER,
 from minisl import kernels
 from minisl.backend import to_numpy
 from minisl.errors import InputError
-from minisl.kernels import cuda
+from minisl.kernels import Support, cuda
 from minisl.kernels.cuda import emulator, ladder
 from minisl.kernels.cuda.launch import instead, launch
 from minisl.methods import sltrain
@@ -57,6 +57,21 @@ def test_every_ladder_has_problems():
     assert PROBLEMS.keys() == ladder.rungs().keys()
     for op, count in ladder.rungs().items():
         assert all((ladder.FOLDER / f"{op}_{rung}.cu").exists() for rung in range(count)), f"a rung of {op} is missing"
+
+
+def test_algorithms_agree_at_the_sizes_of_training(device):
+    """On a GPU with 65,536 tokens, where an offset that overflows or a sum too long would show."""
+    n, width, out, rank = (200, 70, 130, 20) if device is np else (65_536, 2048, 2736, 128)
+    rng = np.random.default_rng(0)
+    support = Support(device.asarray(np.sort(rng.permutation(out * width)[: out * width // 30]).astype(np.int32)), (out, width))
+    shapes = (n, out), (n, width), (out, rank), (rank, width), (len(support),)
+    dy, x, B, A, values = (device.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    found = []
+    for algorithm in ("materialised", "factored"):
+        y, xA = getattr(cuda, f"{algorithm}_forward")(x, B, A, values, support, 0.1)
+        found.append([y, *getattr(cuda, f"{algorithm}_backward")(dy, x, B, A, values, support, 0.1, xA)])
+    for a, b in zip(*found, strict=True):
+        assert float(abs(a - b).max()) <= 1e-4 * float(abs(b).max())
 
 
 @pytest.mark.parametrize("algorithm", ["materialised", "factored", "fused"])
