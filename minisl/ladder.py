@@ -102,10 +102,13 @@ def real_compiler(mine, op, file):
     if mine is None or nvrtc.library() is None:
         return 0
     try:
-        found = {resources.kernel for resources in nvrtc.compile(mine, "sm_80", Path(file).name)}
+        log = nvrtc.compiler_log(mine, "sm_80", Path(file).name)
     except nvrtc.CompileError as error:
         print(f"WRONG: CUDA's own compiler does not take it:\n{error}")
         return 1
+    if "warning" in log:  # of what is allowed, such as a variable without use
+        print(f"CUDA's own compiler remarks:\n{log[:log.find('ptxas info')].strip()}")
+    found = {kernel["kernel"] for kernel in nvrtc.KERNEL.finditer(log)}
     if missing := signature.kernels(ladder.source(op, ladder.rung(op))).keys() - found:
         print(f'WRONG: for CUDA there is no kernel {missing.pop()}; it needs extern "C"')
         return 1

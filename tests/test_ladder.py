@@ -119,6 +119,9 @@ def test_what_only_the_real_compiler_knows(change, said, capsys, tmp_path):
     assert said in out
     mine.write_text(right)
     assert run(capsys, "scatter_add", 0, "--file", mine)[0] == 0
+    mine.write_text(right.replace("{\n", "{\n    int unused;\n", 1))  # a remark, no mistake
+    code, out, _ = run(capsys, "scatter_add", 0, "--file", mine)
+    assert (code, "WRONG" in out, "warning" in out) == (0, False, True)
 
 
 @needs_compiler
