@@ -12,7 +12,7 @@ from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS, BACKENDS
 from minisl.nn import LlamaConfig
 from minisl.nn.config import read_json
-from minisl.optim import SCHEDULES
+from minisl.optim import RULES, SCHEDULES
 
 HERE = Path(__file__).resolve().parent
 CONFIG_FOLDERS = (HERE.parent / "data" / "configs", HERE / "configs")  # in a checkout; in an installed wheel
@@ -53,6 +53,8 @@ class Settings:
     batch_size: int = flag(16, "sequences per forward pass", "--batch_size")
     accumulate: int = flag(1, "forward passes per update", "--gradient_accumulation")
     seq_len: int = flag(256, "tokens per sequence", "--max_length")
+    optimizer: str = flag("adamw", "what moves a parameter where the method has no rule of its own", choices=tuple(RULES))
+    per_layer: bool = flag(False, "move each parameter as soon as its gradient is there, and keep no gradients")
     weight_decay: float = flag(0.0, "decoupled weight decay", "--weight_decay")
     clip_norm: float = flag(0.0, "largest gradient norm; 0 does not clip", "--grad_clipping")
     data: list = flag(lambda: ["python-docs"], "python-docs, python-source, or UTF-8 files, folders, globs")
@@ -78,10 +80,15 @@ class Settings:
     save_every: int = flag(1000, "updates between checkpoints", "--save_every")
     out: str | None = flag(None, "the run's folder (left out: runs/001-METHOD, counting up)", "--save_dir")
     resume: str | None = flag(None, "continue the run in this folder", "--continue_from")
+    method_options: dict = field(default_factory=dict)  # of the method's own flags, those that were given
+
+    def __post_init__(self):
+        if self.per_layer and self.tiny and self.parts == TINY["parts"]:
+            self.parts = 1
 
     def check(self):
         """Raise InputError for the first value that cannot be."""
-        for f in fields(self):
+        for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
             if not isinstance(value, int | float if f.type is float else f.type):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
@@ -93,6 +100,15 @@ class Settings:
                 raise InputError(f"{name} {value}: must be at least 1 and below {2**31}")
             if f.type is float and f.name != "delta" and not 0 <= value < math.inf:
                 raise InputError(f"{name} {value}: must be a finite number, 0 or above")
+        own = methods.flags(self.method)
+        for name, value in self.method_options.items():
+            if name not in own:
+                raise InputError(f"--{name.replace('_', '-')}: not a flag of --method {self.method}; "
+                                 f"allowed: {', '.join(own) or 'none'}")
+            own[name].check(value)
+        for name, off, why in PER_LAYER_REFUSES:
+            if self.per_layer and getattr(self, name) != off:
+                raise InputError(f"--per-layer with --{name.replace('_', '-')} {getattr(self, name)}: {why}; allowed: {off}")
         if not 0 < self.delta < 1:
             raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
         if self.seed < 0:
@@ -113,6 +129,14 @@ class Settings:
         return asdict(self)
 
 
+FLAGS = [f for f in fields(Settings) if f.metadata]
+PER_LAYER_REFUSES = (
+    ("accumulate", 1, "a gradient is gone before the next forward pass could add to it"),
+    ("clip_norm", 0, "the norm of all gradients is known when the last one is, and then the others are gone"),
+    ("parts", 1, "a gradient is complete only when the parts' gradients have been added"),
+)
+
+
 def read_config(name):
     """A model config as a dictionary, by size name or path."""
     known = {p.stem: p for folder in CONFIG_FOLDERS for p in sorted(folder.glob("*.json"))}
@@ -123,8 +147,13 @@ def read_config(name):
 
 def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA with W = (alpha/r) B A + S."):
     """(Settings, names of the flags that were given). Later wins: defaults, --tiny, flags."""
-    parser = Parser(prog=prog, description=description)
-    for f in fields(Settings):
+    first = Parser(add_help=False)
+    first.add_argument("--method", "--peft_model", default=Settings.method)
+    method = first.parse_known_args(argv)[0].method
+    own = methods.flags(method) if method in methods.available() else {}
+
+    parser = Parser(prog=prog, description=description, epilog="--method NAME --help lists that method's own flags too")
+    for f in FLAGS:
         default = f.default if f.default is not MISSING else " ".join(f.default_factory())
         names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]
         help = f.metadata["help"] + ("" if default in (None, False) else f" (default: {default})")
@@ -133,7 +162,14 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
             "type": plain, "choices": f.metadata["choices"], "metavar": None if f.metadata["choices"] else f.name.upper(),
             **({"nargs": "+"} if f.type is list else {})}
         parser.add_argument(*dict.fromkeys(names), dest=f.name, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kind)
+    group = parser.add_argument_group(f"flags of {method}")
+    for name, f in own.items():
+        kind = {"action": argparse.BooleanOptionalAction} if type(f.default) is bool else {
+            "type": type(f.default), "choices": f.choices, "metavar": None if f.choices else name.upper()}
+        group.add_argument("--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS,
+                           help=f"{f.help} (default: {f.default})".replace("%", "%%"), **kind)
     given = vars(parser.parse_args(argv))
+    given["method_options"] = {name: given.pop(name) for name in own if name in given}
     tiny = TINY if given.get("tiny") else {}
     if tiny and "config" in given:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}

@@ -49,9 +49,12 @@ def train(settings, run, resumed=None, xp=np, on="NumPy"):
 
     # Model and optimizer
     options = settings.to_dict()
-    model = methods.build_model(config, settings.method, options, generator(settings.seed, "init"), settings.dtype).to(xp)
+    method = methods.Method(settings.method, options)
+    model = method.build(config, generator(settings.seed, "init"), settings.dtype).to(xp)
     model.model.activation_checkpointing = settings.activation_checkpointing
-    optimizer = optim.AdamW(model.named_parameters(), settings.lr, weight_decay=settings.weight_decay)
+    optimizer = method.optimizer(model, settings.lr, settings.optimizer, settings.weight_decay, settings.seed)
+    if settings.per_layer:
+        optimizer.update_in_backward()
     step = 0
     if resumed:
         step = resumed["step"]
@@ -86,10 +89,14 @@ def train(settings, run, resumed=None, xp=np, on="NumPy"):
             started = time.perf_counter()
             optimizer.lr = optim.learning_rate(step + 1, peak=settings.lr, steps=settings.steps, warmup=warmup,
                                                schedule=settings.schedule, min_ratio=settings.min_lr_ratio)
+            method.before_step(model, optimizer, step + 1, settings.steps, settings.seed)
             mean_loss = 0.0
             for k in range(settings.accumulate):
                 mean_loss += workers.backward(loss_of, *batches(step * settings.accumulate + k))
-            norm = optim.clip_grad_norm(parameters, settings.clip_norm) if settings.clip_norm else optim.grad_norm(parameters)
+            if settings.clip_norm:
+                norm = optim.clip_grad_norm(parameters, settings.clip_norm)
+            else:
+                norm = optimizer.taken_norm() if settings.per_layer else optim.grad_norm(parameters)
             optimizer.step()
             model.zero_grad()
             mean_loss, norm = read(mean_loss, norm)  # a GPU has only been told what to do so far: it is waited for here
@@ -183,12 +190,12 @@ def prepare(argv):
         run = Path(settings.resume)
         state = checkpoint.load_state(run)
         saved = Settings(**state["settings"])
-        for name in sorted(given):
-            if name in MAY_CHANGE:
-                continue
-            if getattr(settings, name) != getattr(saved, name):
-                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {getattr(saved, name)}, "
-                                 f"it cannot go on with {getattr(settings, name)}")
+        has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
+        asked = {name: getattr(settings, name) for name in given - MAY_CHANGE - {"method_options"}} | settings.method_options
+        for name in sorted(asked, key=lambda name: (name != "method", name)):
+            if asked[name] != has[name]:
+                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, "
+                                 f"it cannot go on with {asked[name]}")
         if settings.out and Path(settings.out) != run:
             raise InputError(f"--out {settings.out}: a resumed run stays in its folder {run}")
         for name in MAY_CHANGE & given:

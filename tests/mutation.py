@@ -95,6 +95,22 @@ def rejected(checks):
     return False
 
 
+def title(function, old, new):
+    return f"{function.__module__.removeprefix('minisl.')}.{function.__qualname__}: {old} -> {new}"
+
+
+def mutant_tests(table, *checks):
+    """A test for pytest: with each (function, old, new) of the table, one of the checks fails; without, none."""
+    @pytest.mark.parametrize("mutant", table, ids=lambda mutant: title(*mutant))
+    def test_rejects(mutant, killed):
+        with mutated(*mutant):
+            killed[title(*mutant)] = rejected(checks)
+        assert killed[title(*mutant)]
+        assert not rejected(checks), "restored, the shipped tests pass again"
+
+    return test_rejects
+
+
 def load(path):
     """A test file as a module, for the tests in it."""
     file = Path(__file__).parent / path

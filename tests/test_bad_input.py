@@ -58,7 +58,7 @@ STRICTLY = "must lie strictly between 0 and 1"
     ("--steps", "1.5", "invalid int value"),
     ("--lr", "fast", "invalid float value"),
     ("--rank", "", "invalid int value"),
-    ("--method", "galore", "full"),
+    ("--method", "lora", "full"),
     ("--method", "", "sltrain"),
     ("--dtype", "float16", "float64"),
     ("--schedule", "step", "cosine"),

@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minisl import Tensor, kernels, memory, optim, train
+from minisl import Tensor, kernels, optim, train
 from minisl.autograd import ops
 from minisl.backend import generator
 from minisl.bench import __main__ as bench
 from minisl.bench import calibrate, child, layer, measure, scaling, step
 from minisl.command import run_command
 from minisl.kernels import cost
+from minisl.memory import __main__ as memory
+from minisl.memory.measure import measure as measure_memory
+from minisl.memory.measure import saved_bytes
 from minisl.methods import build_model
 from minisl.nn import LlamaConfig
 
@@ -158,7 +161,7 @@ def test_saved_bytes_counts_each_array_once():
     model = SimpleNamespace(parameters=lambda: [x])
     y = x.exp()  # keeps y: 400 bytes
     loss = (y * y + y.reshape(100).reshape(10, 10) * x).sum()  # y twice, x is a parameter
-    assert memory.saved_bytes(loss, model) == 400
+    assert saved_bytes(loss, model) == 400
 
 
 def test_outputs_that_can_be_rebuilt_are_not_kept():
@@ -167,7 +170,7 @@ def test_outputs_that_can_be_rebuilt_are_not_kept():
     w = Tensor(rng.standard_normal((5, 16)), requires_grad=True)
     model = SimpleNamespace(parameters=lambda: [a, b, w])
     loss = ops.linear(ops.swiglu(a, b), w).sum()
-    assert memory.saved_bytes(loss, model) == 0
+    assert saved_bytes(loss, model) == 0
     loss.backward()
     kept = ops.swiglu(a, b).data
     np.testing.assert_array_equal(w.grad, np.ones((8, 5)).T @ kept)
@@ -181,7 +184,7 @@ def test_meter(backend):
     for checkpointing in (False, True):
         model.model.activation_checkpointing = checkpointing
         optimizer = optim.AdamW(model.named_parameters(), 1e-3)
-        found[checkpointing] = memory.measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / 64))
+        found[checkpointing] = measure_memory(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / 64))
     for result in found.values():
         assert result["parameters"] == 4 * model.num_parameters()
         assert result["optimizer"] == 8 * model.num_parameters()
@@ -196,7 +199,7 @@ def test_what_the_graph_keeps():
     model = build_model(config, "sltrain", options, generator(0, "init"))
     ids = np.random.default_rng(1).integers(0, 64, (4, 17))
     with kernels.using("cpu"):
-        kept = memory.saved_bytes(model.loss(ids[:, :-1], ids[:, 1:]), model)
+        kept = saved_bytes(model.loss(ids[:, :-1], ids[:, 1:]), model)
     assert kept == pytest.approx(4 * (64 * (2 * (6 * 32 + 2 * 48 + 7 * 4 + 2 + 2) + 2 * 32 + 1) + 64 * 32), rel=0.05)
 
 
@@ -212,7 +215,7 @@ def test_expected_memory_is_close(monkeypatch):
     model, ids, labels = scaling.build(512, 128, 32, 0.03)
     optimizer = optim.AdamW(model.named_parameters(), 1e-3)
     with kernels.using("cpu"):
-        found = memory.measure(model, optimizer, lambda: model.loss(ids, labels, 1 / labels.size))
+        found = measure_memory(model, optimizer, lambda: model.loss(ids, labels, 1 / labels.size))
     assert scaling.expected_bytes(model, labels.size) == pytest.approx(found["peak"], rel=0.25)
 
 

@@ -10,10 +10,11 @@ from gpu import fake_cupy, needs_compiler
 from test_bad_input import refuse
 from test_train import job
 
-from minisl import backend, doctor, evaluate, generate, kernels, memory, train
+from minisl import backend, doctor, evaluate, generate, kernels, train
 from minisl.errors import InputError
 from minisl.kernels import Support, cost
 from minisl.kernels.cuda import emulator, ladder
+from minisl.memory import __main__ as memory
 
 # What is found out about a GPU
 

@@ -184,9 +184,9 @@ def test_a_step_waits_once_at_its_end(tmp_path, monkeypatch, method):
 
 
 def steps_wait_once(waits, folder, monkeypatch, changes):
-    rate, step = optim.learning_rate, optim.AdamW.step
+    rate, step = optim.learning_rate, optim.Optimizer.step
     monkeypatch.setattr(optim, "learning_rate", lambda *args, **options: waits.append("begin") or rate(*args, **options))
-    monkeypatch.setattr(optim.AdamW, "step", lambda self: (step(self), waits.append("update asked for")))
+    monkeypatch.setattr(optim.Optimizer, "step", lambda self: (step(self), waits.append("update asked for")))
     run_job(folder, "run", device="cuda", steps=3, eval_every=9, save_every=9, **changes)
     first = waits.index("begin")
     assert waits[first : first + 9] == 3 * ["begin", "update asked for", "asnumpy"]

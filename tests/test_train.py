@@ -55,7 +55,7 @@ def resume(run, *flags):
 
 def at_step(monkeypatch, k, act):
     """Call `act(optimizer)` right after the k-th update."""
-    step, done = optim.AdamW.step, []
+    step, done = optim.Optimizer.step, []
 
     def counted(self):
         step(self)
@@ -63,7 +63,7 @@ def at_step(monkeypatch, k, act):
         if len(done) == k:
             act(self)
 
-    monkeypatch.setattr(optim.AdamW, "step", counted)
+    monkeypatch.setattr(optim.Optimizer, "step", counted)
 
 
 def press_ctrl_c(*_):
@@ -296,7 +296,7 @@ def test_zero_given_is_not_a_flag_left_out():
     """Rejects `if value`: seed 0 would train seed 42, and warmup 0 would warm up."""
     settings, given = parse(["--tiny", "--seed=0", "--warmup=0", "--lr=0", "--alpha=0"])
     assert (settings.seed, settings.warmup, settings.lr, settings.alpha) == (0, 0, 0, 0)
-    assert given == {"tiny", "seed", "warmup", "lr", "alpha"}
+    assert given == {"tiny", "seed", "warmup", "lr", "alpha", "method_options"}
 
 
 def test_aliases_of_the_public_script_are_the_same_flags():

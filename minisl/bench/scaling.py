@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from minisl import kernels, memory, methods, optim
+from minisl import kernels, methods, optim
 from minisl.bench.child import minisl_step
 from minisl.bench.measure import in_turn
 from minisl.kernels import cost
+from minisl.memory.measure import measure
 from minisl.methods.sltrain import SLLinear
 from minisl.nn import LlamaConfig
 
@@ -54,7 +55,7 @@ def bench(machine, say):
             with kernels.running("cpu"):
                 timing = in_turn({"step": minisl_step(model, ids, labels, 1)}, turns=5)["step"]
                 optimizer = optim.AdamW(model.named_parameters(), 1e-3)
-                peak = memory.measure(model, optimizer, lambda: model.loss(ids, labels, 1 / labels.size))["peak"]  # noqa: B023
+                peak = measure(model, optimizer, lambda: model.loss(ids, labels, 1 / labels.size))["peak"]  # noqa: B023
             t, m = expected_seconds(model, labels.size, machine), expected_bytes(model, labels.size)
             rows.append({"varied": name, "value": value, "ms": 1e3 * timing.median, "spread": timing.spread,
                          "expected_ms": 1e3 * t, "bytes": peak, "expected_bytes": m})

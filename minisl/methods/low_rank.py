@@ -1,13 +1,14 @@
 """Low-rank training: W = (alpha/r) B A from the first step, with B (out, r) and A (r, in).
 
-Parameters of one matrix: r (out + in). W never has a rank above r, which is what SLTrain's S repairs.
-
-Both factors must start away from zero. With LoRA's B = 0 in every matrix each branch of the network outputs 0, and
+Beside SLTrain: without S, so W never has a rank above r.
+State: r (out + in) weights, and as many of each moment.
+Pitfalls: both factors must start away from zero. With LoRA's B = 0 in every matrix each branch of the network outputs 0, and
 every gradient of a factor has another zero factor in it: nothing but embeddings and head would ever move.
+Our reading: A ~ U(-1/sqrt(in), 1/sqrt(in)) and B ~ U(-1/sqrt(r), 1/sqrt(r)), what LoRA's code would draw for both.
 """
 
 from minisl.autograd import ops
-from minisl.methods import check_rank
+from minisl.methods import check_rank, trained
 from minisl.nn import init
 from minisl.nn.module import Module, Parameter
 
@@ -33,3 +34,7 @@ class LowRankLinear(Module):
 
 def linear(in_features, out_features, rng, dtype, **options):
     return LowRankLinear(in_features, out_features, rng, dtype, **options)
+
+
+def held(out_features, in_features, rank, alpha):
+    return trained(out_features * rank, rank * in_features)

@@ -17,7 +17,12 @@ Forward and backward, rows of X are tokens, s = alpha/r, G = dL/dY:
     dv = dW.flat[I]                          dv[k] = sum_t G[t, row_k] X[t, col_k]
 
 Saved for backward: X, B, A, v, I, and X A^T in the factored form. W is rebuilt there, not kept. The scale multiplies B A only.
-Parameters of one matrix: r (out + in) + nnz, and nnz indices that are not trained.
+
+Beside SLTrain: this is it.
+State: r (out + in) + nnz weights, as many of each moment, and nnz indices that never change.
+Pitfalls: alpha/r belongs to the learning rate, a change of one moves the other. The public code keeps the indices in 64 bits, more
+than a value and its moments take in 16; 32 are enough below 2^31 elements, and are used here.
+Our reading: the published steps, scales and start are those of the public code, whose evaluation is off by a factor n/(n+1).
 
 Start: B = 0, A and v ~ U(-1/sqrt(in), 1/sqrt(in)). At step 0 then W = S and dA = 0; if S were 0 as well, no signal
 would pass and nothing could ever be learned.
@@ -29,7 +34,7 @@ from minisl import kernels
 from minisl.autograd import Function, ops
 from minisl.errors import InputError
 from minisl.kernels import Support
-from minisl.methods import check_rank
+from minisl.methods import check_rank, trained
 from minisl.nn import init
 from minisl.nn.module import Module, Parameter
 
@@ -111,3 +116,8 @@ class SLLinear(Module):
 
 def linear(in_features, out_features, rng, dtype, **options):
     return SLLinear(in_features, out_features, rng, dtype, **options)
+
+
+def held(out_features, in_features, rank, delta, alpha, learned_scale, algorithm):
+    nnz = int(delta * out_features * in_features)
+    return trained(out_features * rank, rank * in_features, nnz, *[1] * learned_scale, indices=nnz)

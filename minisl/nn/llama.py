@@ -18,10 +18,10 @@ class Attention(Module):
     def __init__(self, config, linear, rng, dtype):
         D, d = config.hidden_size, config.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = linear(D, self.heads * d, init.spawn(rng), dtype)
-        self.k_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype)
-        self.v_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype)
-        self.o_proj = linear(self.heads * d, D, init.spawn(rng), dtype)
+        self.q_proj = linear(D, self.heads * d, init.spawn(rng), dtype, "q_proj")
+        self.k_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype, "k_proj")
+        self.v_proj = linear(D, self.kv_heads * d, init.spawn(rng), dtype, "v_proj")
+        self.o_proj = linear(self.heads * d, D, init.spawn(rng), dtype, "o_proj")
 
     def forward(self, x, cos, sin, past=None):
         q = ops.rope(split_heads(self.q_proj(x), self.heads), cos, sin)  # (B, H, T, d)
@@ -38,9 +38,9 @@ class MLP(Module):
 
     def __init__(self, config, linear, rng, dtype):
         D, F = config.hidden_size, config.intermediate_size
-        self.gate_proj = linear(D, F, init.spawn(rng), dtype)
-        self.up_proj = linear(D, F, init.spawn(rng), dtype)
-        self.down_proj = linear(F, D, init.spawn(rng), dtype)
+        self.gate_proj = linear(D, F, init.spawn(rng), dtype, "gate_proj")
+        self.up_proj = linear(D, F, init.spawn(rng), dtype, "up_proj")
+        self.down_proj = linear(F, D, init.spawn(rng), dtype, "down_proj")
 
     def forward(self, x):
         return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
@@ -97,12 +97,13 @@ class Llama(Module):
     """A LLaMA for causal language modelling.
 
     config: LlamaConfig. rng: NumPy Generator for the starting weights, or None for a model that only has shapes.
-    linear: `linear(in_features, out_features, rng, dtype)` makes each of the seven matrices of a block; dense if left out.
+    linear: `linear(in_features, out_features, rng, dtype, name)` makes each of the seven matrices of a block, name "q_proj" to
+    "down_proj"; dense if left out.
     """
 
     def __init__(self, config, rng=None, linear=None, dtype="float32"):
         std = config.initializer_range
-        linear = linear or (lambda n, m, rng, dtype: Linear(n, m, rng, dtype, std))
+        linear = linear or (lambda n, m, rng, dtype, name: Linear(n, m, rng, dtype, std))
         self.config = config
         self.model = Decoder(config, linear, rng, dtype)
         if not config.tie_word_embeddings:

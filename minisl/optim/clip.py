@@ -6,13 +6,17 @@ from minisl import kernels
 from minisl.backend import array_module
 
 
+def square_sum(gradients):
+    """Sum of all squares, as a float, or where the gradients are on a GPU as an array of one number there."""
+    return kernels.of(gradients[0]).square_sum(gradients) if gradients else 0.0
+
+
 def grad_norm(parameters):
     """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none.
 
     Of gradients on a GPU: an array of that one number, there. To look at it is to wait for it.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    total = kernels.of(gradients[0]).square_sum(gradients) if gradients else 0.0
+    total = square_sum([p.grad for p in parameters if p.grad is not None])
     return math.sqrt(total) if isinstance(total, float) else array_module(total).sqrt(total)
 
 

@@ -52,4 +52,4 @@ def test_float32_stays_float32(backend):
     p.grad = np.ones(3, np.float32)
     optimizer = AdamW([("p", p)], 0.1, weight_decay=0.1)
     optimizer.step()
-    assert {p.data.dtype, *(a.dtype for a in optimizer.exp_avg.values())} == {np.dtype(np.float32)}
+    assert {p.data.dtype, *(a.dtype for a in optimizer.arrays())} == {np.dtype(np.float32)}

@@ -201,6 +201,10 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     whole(lambda begin, end: rows.adamw(*flat, *numbers, begin, end), p.size, p.size)
 
 
+def adam8bit(*args):
+    return numpy_fused.adam8bit(*args)
+
+
 def square_sum(arrays):
     """In float64, by blocks of a fixed size, so that the sum is the same for any number of cores"""
     block = 1 << 16

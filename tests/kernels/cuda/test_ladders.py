@@ -85,7 +85,7 @@ def test_training_step(algorithm, device):
     def step(backend, xp):
         def linear(*args):
             name = algorithm if backend != "numpy" or algorithm != "fused" else "factored"
-            return sltrain.linear(*args, rank=3, delta=0.1, alpha=6.0, learned_scale=False, algorithm=name)
+            return sltrain.linear(*args[:4], rank=3, delta=0.1, alpha=6.0, learned_scale=False, algorithm=name)
 
         model = Llama(config, np.random.default_rng(0), linear)
         draws = np.random.default_rng(2)

@@ -1,18 +1,11 @@
-"""`python -m minisl.memory --config 60m`: what a training step holds in memory, by kind. Takes the flags of minisl.train."""
+"""What the arrays of a real step take, by kind."""
 
-import sys
 import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 
-from minisl import kernels, methods, optim
 from minisl.autograd.tensor import Node
-from minisl.backend import generator
-from minisl.command import run_command
-from minisl.config import parse
-from minisl.errors import InputError
-from minisl.metrics import peak_memory
 
 KINDS = ("parameters", "optimizer", "activations", "gradients", "temporaries")
 
@@ -25,7 +18,7 @@ def measure(model, optimizer, loss_of):
     """
     for _ in range(2):
         most, fixed = {"peak": 0}, nbytes(p.data for p in model.parameters())
-        state = nbytes([*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()])
+        state = nbytes(optimizer.arrays())
 
         def note(activations, gradients, traced):
             temporaries = max(0, traced - activations - gradients)
@@ -93,28 +86,3 @@ def flat(values):
 
 def nbytes(arrays):
     return sum(a.nbytes for a in arrays)
-
-
-def main(argv):
-    settings, _ = parse(argv, prog="python -m minisl.memory", description="What a training step holds in memory, by kind.")
-    if settings.device != "cpu":
-        raise InputError(f"--device {settings.device}: only the CPU's arrays can be told apart by kind; minisl.train says at its "
-                         "end what it took of the GPU")
-    config = settings.model_config()
-    config.vocab_size = config.vocab_size or 32000
-    with kernels.running(settings.backend, settings.threads, lambda line: print(line, file=sys.stderr)) as on:
-        model = methods.build_model(config, settings.method, settings.to_dict(), generator(settings.seed, "init"), settings.dtype)
-        model.model.activation_checkpointing = settings.activation_checkpointing
-        optimizer = optim.AdamW(model.named_parameters(), settings.lr)
-        ids = generator(settings.seed, "data").integers(0, config.vocab_size, (settings.batch_size, settings.seq_len + 1))
-        found = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size))
-    print(f"{settings.method}, {model.num_parameters():,} parameters, {settings.batch_size} x {settings.seq_len} tokens, {on}; "
-          "at the peak:")
-    for kind in (*KINDS, "peak"):
-        print(f"  {kind if kind != 'peak' else 'all arrays':16}{found[kind] / 1e6:>12,.1f} MB")
-    if (peak := peak_memory()) is not None:
-        print(f"  {'process':16}{peak / 1e6:>12,.1f} MB resident at its peak, with Python, libraries and this measurement")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
