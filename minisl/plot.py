@@ -70,6 +70,48 @@ def scaling_figure(path, rows, title):
     finish(plt, figure, path)
 
 
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+
+
+def circles_figure(path, rows):
+    """Perplexity against what is kept in memory, a circle a method, its area the number of parameters (SLTrain, figure 1).
+
+    rows: of `minisl.compare`.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
+    largest = max(r["parameters"] for r in rows)
+    for k, r in enumerate(sorted(rows, key=lambda r: -r["parameters"])):
+        x, y = sum(r["kept"].values()) / 1e6, r["perplexity"]
+        axes.scatter(x, y, s=900 * r["parameters"] / largest, color=PALETTE[k % len(PALETTE)], alpha=0.45, linewidth=0)
+        axes.annotate(r["method"], (x, y), ha="center", va="center", fontsize=7)
+    axes.set(xlabel="weights, indices and optimizer state (MB)", ylabel="validation perplexity",
+             title="Circle area: number of parameters")
+    axes.margins(0.12)
+    finish(plt, figure, path)
+
+
+def curves_figure(path, rows):
+    """Validation bits per byte against tokens: the mean over seeds and the band from the least to the largest.
+
+    rows: of `minisl.compare`, the best first: seven are coloured, the others grey.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
+    for k, r in enumerate(rows):
+        colour = PALETTE[min(k, len(PALETTE) - 1)]
+        points = list(zip(*r["curves"].values()))  # per evaluation, one point a seed
+        tokens = [p[0][0] / 1e6 for p in points]
+        bits = [[q[2] for q in p] for p in points]
+        axes.plot(tokens, [sum(b) / len(b) for b in bits], color=colour, linewidth=1.6 if k < 7 else 0.8, zorder=3 - (k >= 7),
+                  label=r["method"] if k < 7 else "others" if k == 7 else None)
+        if k < 7:
+            axes.fill_between(tokens, [min(b) for b in bits], [max(b) for b in bits], color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="training tokens (millions)", ylabel="bits per byte, held-out text", title="Mean and range over seeds")
+    axes.legend(frameon=False)
+    finish(plt, figure, path)
+
+
 def plain_log(axis):
     """1, 2, 5, 10, 20, ... on a logarithmic axis, written out."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter

@@ -28,14 +28,14 @@ from minisl.nn import LlamaConfig
 from minisl.parallel import Workers
 
 
-def train(settings, run, resumed=None, xp=np, on="NumPy"):
+def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
     """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None; xp: NumPy or
-    CuPy; on: words for what computes.
+    CuPy; on: words for what computes; corpus: the text of `settings.data`, where it was read before.
 
     Returns an exit code: 0 done, 130 stopped by Ctrl-C (saved), 1 the loss is no longer a number.
     """
     # Text -> tokens -> batches
-    corpus = load_corpus(settings.data)
+    corpus = corpus or load_corpus(settings.data)
     if resumed:
         checkpoint.check_corpus(resumed, corpus, run)
         config, tokenizer = LlamaConfig.from_json(run / "config.json"), checkpoint.load_tokenizer_of(run)

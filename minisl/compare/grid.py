@@ -1,0 +1,151 @@
+"""Which runs a comparison needs, which are done, and what came of them."""
+
+import math
+import statistics
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minisl.compare.run import begin_process, one_run
+from minisl.compare.weigh import step_seconds
+from minisl.config import parse
+from minisl.nn.config import read_json
+
+OUTSIDE = 3  # how many learning rates beyond the grid are tried at most
+
+
+class Entry:
+    """A method as it was asked for: "galore", or "galore:every=50,projector=dct" with flags for it alone.
+
+    job: the flags of minisl.train that all methods share. Raises InputError where a flag or value cannot be.
+    """
+
+    def __init__(self, text, job):
+        self.label, (name, _, flags) = text, text.partition(":")
+        words = [flag.partition("=") for flag in flags.split(",") if flag]
+        self.flags = [*job, "--method", name, *("--" + key + equals + value for key, equals, value in words)]
+        self.settings(0.0, 0)
+
+    def settings(self, lr, seed):
+        return parse([*self.flags, "--lr", repr(lr), "--seed", str(seed)], "python -m minisl.compare")[0]
+
+    def folder(self, lr, seed):
+        safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in self.label)
+        return f"{safe}-lr{lr:g}-seed{seed}"
+
+
+class Comparison:
+    """All runs of one job, done and to do, in one folder.
+
+    seconds: what each may take, instead of a number of steps.
+    """
+
+    def __init__(self, out, entries, rates, seeds, seconds=None, keep_weights=False):
+        self.out, self.entries, self.rates, self.seeds = Path(out), entries, sorted(rates), seeds
+        self.seconds, self.keep_weights = seconds, keep_weights
+        self.results, self.steps = {}, {}
+
+    def result(self, entry, lr, seed):
+        """A run's result, of this session or an earlier one; None if it is not done."""
+        key = entry.label, lr, seed
+        path = self.out / "runs" / entry.folder(lr, seed) / "result.json"
+        if key not in self.results and path.exists():
+            self.results[key] = read_json(path)
+        return self.results.get(key)
+
+    def loss(self, entry, lr, seed):
+        """A run's validation loss: inf if it diverged, None if it is not done."""
+        result = self.result(entry, lr, seed)
+        return result and result.get("val_loss", math.inf)
+
+    def tried(self, entry):
+        """The learning rates of the first seed: the grid, and beyond it as long as the best is the least or the largest."""
+        rates = list(self.rates)
+        for _ in range(OUTSIDE if len(rates) > 1 else 0):
+            losses = [self.loss(entry, lr, self.seeds[0]) for lr in rates]
+            if None in losses or min(losses) == math.inf:
+                break
+            best = losses.index(min(losses))
+            if best == 0:
+                rates.insert(0, float(f"{rates[0] ** 2 / rates[1]:.2g}"))
+            elif best == len(rates) - 1:
+                rates.append(float(f"{rates[-1] ** 2 / rates[-2]:.2g}"))
+            else:
+                break
+        return rates
+
+    def best(self, entry):
+        """The learning rate with the lowest loss of the first seed so far; None where no run has ended well."""
+        losses = {lr: loss for lr in self.tried(entry) if (loss := self.loss(entry, lr, self.seeds[0])) not in (None, math.inf)}
+        return min(losses, key=losses.get, default=None)
+
+    def missing(self, entry):
+        """(lr, seed) of the runs that can be started now: first the grid, then the other seeds at the best rate."""
+        grid = [(lr, self.seeds[0]) for lr in self.tried(entry) if not self.result(entry, lr, self.seeds[0])]
+        lr = self.best(entry)
+        return grid or [(lr, seed) for seed in self.seeds[1:] if lr is not None and not self.result(entry, lr, seed)]
+
+    def expected(self):
+        """(runs done, runs in all as far as is known)"""
+        wanted = [(e, lr, seed) for e in self.entries for lr in self.tried(e)
+                  for seed in (self.seeds if lr == self.best(e) else self.seeds[:1])]
+        undecided = sum(self.best(e) is None for e in self.entries)
+        return sum(bool(self.result(*w)) for w in wanted), len(wanted) + undecided * (len(self.seeds) - 1)
+
+    def run(self, jobs, say):
+        """Do all that is missing, so many runs at a time. True when done, False when stopped by Ctrl-C.
+
+        say: is told of every run that ends.
+        """
+        done, total = self.expected()
+        with (ProcessPoolExecutor(jobs, get_context("spawn"), begin_process) as pool,
+              tqdm(total=total, initial=done, unit="run", dynamic_ncols=True) as bar):
+            running = {}
+            try:
+                while True:
+                    for entry in self.entries:
+                        for lr, seed in self.missing(entry):
+                            if len(running) < jobs and (entry.label, lr, seed) not in running.values():
+                                running[pool.submit(one_run, *self.prepare(entry, lr, seed))] = entry.label, lr, seed
+                    if not running:
+                        return True
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        key = running.pop(future)
+                        self.results[key] = result = future.result()
+                        if result is None:
+                            del self.results[key]
+                            raise KeyboardInterrupt
+                        how = f"{result['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in result else "diverged"
+                        say(f"{key[0]}, lr {key[1]:g}, seed {key[2]}: {how}, {result['seconds']:.0f} s")
+                        bar.n, bar.total = self.expected()
+                        bar.refresh()
+            except KeyboardInterrupt:
+                wait(running)  # they were told too, and save
+                return False
+
+    def prepare(self, entry, lr, seed):
+        """The arguments of `one_run`."""
+        settings = entry.settings(lr, seed)
+        if self.seconds and entry.label not in self.steps:
+            done = next((r for rate in self.tried(entry) if (r := self.result(entry, rate, self.seeds[0]))), None)
+            self.steps[entry.label] = done["steps"] if done else max(1, int(self.seconds / step_seconds(settings)))
+        settings.steps = self.steps.get(entry.label, settings.steps)
+        return settings, str(self.out / "runs" / entry.folder(lr, seed)), self.keep_weights
+
+    def rows(self, weights):
+        """One record a method, the best first. weights: of `weigh.weigh_all`."""
+        rows = []
+        for entry in self.entries:
+            tried = {f"{lr:g}": self.result(entry, lr, self.seeds[0]).get("bits_per_byte") for lr in self.tried(entry)}
+            row = {"method": entry.label, "tried": tried, **weights[entry.label]}
+            if (lr := self.best(entry)) is not None:
+                seeds = {s: r for s in self.seeds if "val_loss" in (r := self.result(entry, lr, s))}
+                bits = [r["bits_per_byte"] for r in seeds.values()]
+                loss = statistics.mean(r["val_loss"] for r in seeds.values())
+                row |= {"lr": lr, "steps": self.result(entry, lr, self.seeds[0])["steps"], "val_loss": loss,
+                        "perplexity": math.exp(loss), "bits_per_byte": statistics.mean(bits), "range": [min(bits), max(bits)],
+                        "diverged": len(self.seeds) - len(seeds), "curves": {s: r["curve"] for s, r in seeds.items()}}
+            rows.append(row)
+        return sorted(rows, key=lambda r: r.get("val_loss", math.inf))

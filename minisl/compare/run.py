@@ -1,0 +1,55 @@
+"""One run of a comparison, in a process of its own."""
+
+import os
+import shutil
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+
+from minisl import checkpoint, kernels, metrics, train
+from minisl.backend import keep_freed_memory
+from minisl.data import load_corpus
+
+
+def begin_process():
+    os.environ["TQDM_DISABLE"] = "1"
+    keep_freed_memory()
+
+
+def one_run(settings, run, keep_weights):
+    """Train in this folder, or go on there; what came of it is in result.json, and returned. None: stopped by Ctrl-C, and saved.
+
+    "status" is "done", or "diverged" where the loss was no number, and then there is no val_loss; "curve" has (tokens, val_loss,
+    bits_per_byte) of each evaluation.
+    """
+    run = Path(run)
+    settings.out, resumed, code = str(run), None, 0
+    if (run / "state.json").exists():
+        resumed = checkpoint.load_state(run)
+        settings.steps = resumed["settings"]["steps"]
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+    started = time.perf_counter()
+    if not resumed or resumed["step"] < settings.steps:
+        with (open(run / "train.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log),
+              kernels.running(settings.backend, settings.threads, print, dtype=settings.dtype) as on):
+            code = train.train(settings, run, resumed, on=on, corpus=corpus(tuple(settings.data)))
+    if code == 130:
+        return None
+    records = metrics.read(run / "metrics.jsonl")
+    result = {"status": "diverged" if code else "done", "steps": settings.steps, "seconds": time.perf_counter() - started,
+              "curve": [[r["tokens"], r["val_loss"], r["bits_per_byte"]] for r in records if "val_loss" in r]}
+    if not code:
+        result |= {k: records[-1][k] for k in ("tokens", "val_loss", "perplexity", "bits_per_byte")}
+    checkpoint.write_json(run / "result.json", result)
+    if not keep_weights:
+        for name in (*checkpoint.TENSORS, "state.json"):
+            (run / name).unlink(missing_ok=True)
+    return result
+
+
+@cache
+def corpus(sources):
+    return load_corpus(list(sources))

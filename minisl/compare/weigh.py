@@ -1,0 +1,69 @@
+"""What a step of each method takes: bytes by kind, by formula and measured, and time."""
+
+import statistics
+import time
+
+from minisl import checkpoint, kernels
+from minisl.backend import generator
+from minisl.memory.formula import kept
+from minisl.memory.measure import measure
+from minisl.methods import Method
+from minisl.nn.config import read_json
+from minisl.parallel import Workers
+
+
+def weigh_all(entries, out, say, turns=3):
+    """label -> {parameters, kept, measured, tokens_per_second} of each entry; kept in weights.json.
+
+    Methods take turns, so that a slow minute of the machine hits them all; each has all cores.
+    """
+    path = out / "weights.json"
+    found, speeds = (read_json(path) if path.exists() else {}), {}
+    todo = [e for e in entries if e.label not in found]
+    for turn in range(turns if todo else 0):
+        for entry in todo:
+            settings = entry.settings(1e-3, 0)
+            say(f"a step of {entry.label}, turn {turn + 1} of {turns}")
+            with kernels.running(settings.backend, settings.threads, say, dtype=settings.dtype):
+                speeds.setdefault(entry.label, []).append(settings.batch_size * settings.seq_len / step_seconds(settings))
+                if turn == 0:
+                    found[entry.label] = weigh(settings)
+    for label, values in speeds.items():
+        found[label]["tokens_per_second"] = statistics.median(values)
+    if todo:
+        checkpoint.write_json(path, found)
+    return found
+
+
+def step_seconds(settings):
+    """Seconds of one update in the middle of a job, on random tokens: the median over a second or more."""
+    method, model, optimizer, ids = material(settings)
+    workers, taken, step = Workers(settings.parts), [], settings.steps // 2
+    while len(taken) < 5 or sum(taken) < 1:
+        step, started = step + 1, time.perf_counter()
+        method.before_step(model, optimizer, step, settings.steps, settings.seed)
+        workers.backward(lambda inputs, labels: model.loss(inputs, labels, 1 / labels.size), ids[:, :-1], ids[:, 1:])
+        optimizer.step()
+        model.zero_grad()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[2:])
+
+
+def weigh(settings):
+    """What is kept from step to step, by formula, and all arrays at a step's peak, measured: bytes by kind."""
+    method, model, optimizer, ids = material(settings)
+    found = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size))
+    return {"parameters": model.num_parameters(), "measured": found,
+            "kept": kept(method, settings.model_config(), settings.dtype, settings.optimizer)}
+
+
+def material(settings):
+    """(method, model, optimizer, token ids) of a job."""
+    config, method = settings.model_config(), Method(settings.method, settings.to_dict())
+    model = method.build(config, generator(settings.seed, "init"), settings.dtype)
+    model.model.activation_checkpointing = settings.activation_checkpointing
+    optimizer = method.optimizer(model, settings.lr, settings.optimizer, settings.weight_decay, settings.seed)
+    if settings.per_layer:
+        optimizer.update_in_backward()
+    ids = generator(settings.seed, "ids").integers(0, config.vocab_size, (settings.batch_size, settings.seq_len + 1))
+    return method, model, optimizer, ids
