@@ -48,6 +48,9 @@ class Settings:
     lr: float = flag(3e-3, "peak learning rate")
     schedule: str = flag("cosine", "after warm-up", "--scheduler", choices=SCHEDULES)
     min_lr_ratio: float = flag(0.1, "last learning rate over the peak", "--min_lr_ratio")
+    decay_fraction: float = flag(0.2, "wsd: the last part of --steps, in which the rate falls")
+    uba_phi: float = flag(1.0, "uba: 2 is cosine, with less the rate falls later")
+    norms_of: str | None = flag(None, "refined: the run whose gradient norms decide the rates")
     steps: int = flag(11000, "number of updates", "--num_training_steps")
     warmup: int | None = flag(None, "updates of linear warm-up (left out: a tenth of --steps)", "--warmup_steps")
     batch_size: int = flag(16, "sequences per forward pass", "--batch_size")
@@ -115,6 +118,19 @@ class Settings:
             raise InputError(f"--seed {self.seed}: must be 0 or above")
         if self.warmup is not None and not 0 <= self.warmup <= self.steps:
             raise InputError(f"--warmup {self.warmup}: must lie between 0 and --steps {self.steps}")
+        if not 0 < self.decay_fraction <= 1:
+            raise InputError(f"--decay-fraction {self.decay_fraction}: must be above 0 and at most 1")
+        if self.schedule == "wsd" and self.warmup_steps() + self.decay_fraction * self.steps > self.steps:
+            raise InputError(f"--decay-fraction {self.decay_fraction}: the decay would begin within the warm-up of "
+                             f"{self.warmup_steps()} of {self.steps} steps")
+        if self.uba_phi == 0:
+            raise InputError(f"--uba-phi {self.uba_phi}: must be above 0")
+        if (self.schedule == "refined") != (self.norms_of is not None):
+            raise InputError("--schedule refined and --norms-of RUN need each other: that run's gradient norms decide the rates")
+
+    def warmup_steps(self):
+        """Updates of warm-up."""
+        return self.steps // 10 if self.warmup is None else self.warmup
 
     def model_config(self):
         """The LlamaConfig asked for."""

@@ -24,7 +24,9 @@ from minisl.errors import InputError
 from minisl.evaluate import evaluate
 from minisl.generate import generate
 from minisl.metrics import Metrics, gpu_memory, peak_memory
+from minisl.metrics import read as read_metrics
 from minisl.nn import LlamaConfig
+from minisl.nn.config import read_json
 from minisl.parallel import Workers
 
 
@@ -53,14 +55,18 @@ def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
     model = method.build(config, generator(settings.seed, "init"), settings.dtype).to(xp)
     model.model.activation_checkpointing = settings.activation_checkpointing
     optimizer = method.optimizer(model, settings.lr, settings.optimizer, settings.weight_decay, settings.seed)
+    optimizer.check()
     if settings.per_layer:
         optimizer.update_in_backward()
+    schedule, factors = refined_schedule(settings, run, resumed)
     step = 0
     if resumed:
         step = resumed["step"]
         checkpoint.restore(run, model, optimizer, resumed)
     else:
         checkpoint.start_run(run, config, settings.method, options, tokenizer, settings.dtype)
+        if schedule:
+            checkpoint.write_json(run / "schedule.json", schedule)
 
     print(f"{run}: {settings.method}, {model.num_parameters():,} parameters, {settings.dtype}, {on}")
     print(f"{corpus.name}: {len(tokens):,} training tokens, {len(held_out):,} held out ({held_out_bytes:,} bytes), "
@@ -73,7 +79,6 @@ def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
             "corpus": {"name": corpus.name, "sha256": corpus.sha256},
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}})
 
-    warmup = settings.steps // 10 if settings.warmup is None else settings.warmup
     per_step = settings.batch_size * settings.accumulate * settings.seq_len
     workers = Workers(settings.parts if xp is np else 1)
     parameters, busy, first, stopped = model.parameters(), 0.0, step, False
@@ -87,8 +92,9 @@ def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
           tqdm(total=settings.steps, initial=step, unit="step", dynamic_ncols=True) as bar):
         while step < settings.steps and not stopped:
             started = time.perf_counter()
-            optimizer.lr = optim.learning_rate(step + 1, peak=settings.lr, steps=settings.steps, warmup=warmup,
-                                               schedule=settings.schedule, min_ratio=settings.min_lr_ratio)
+            optimizer.lr = optim.learning_rate(
+                step + 1, peak=settings.lr, steps=settings.steps, warmup=settings.warmup_steps(), schedule=settings.schedule,
+                min_ratio=settings.min_lr_ratio, decay_fraction=settings.decay_fraction, phi=settings.uba_phi, factors=factors)
             method.before_step(model, optimizer, step + 1, settings.steps, settings.seed)
             mean_loss = 0.0
             for k in range(settings.accumulate):
@@ -130,6 +136,19 @@ def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
     checkpoint.write_text(run / "sample.txt", text + "\n")
     print_summary(run, model, xp, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
     return 0
+
+
+def refined_schedule(settings, run, resumed):
+    """For --schedule refined (what is kept in schedule.json, the steps' factors): at a resume the other run may be gone, and
+    --steps be another number. (None, None) for other schedules."""
+    if settings.schedule != "refined":
+        return None, None
+    path = run / "schedule.json" if resumed else Path(settings.norms_of) / "metrics.jsonl"
+    kept = read_json(path) if resumed else {"grad_norm": [record.get("grad_norm") for record in read_metrics(path)]}
+    try:
+        return kept, optim.refined(kept.get("grad_norm"), settings.steps)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 @contextmanager

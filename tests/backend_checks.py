@@ -10,6 +10,7 @@ import numpy as np
 from minisl import kernels, parallel
 from minisl.backend import IGNORE_LABEL, array_module, to_numpy
 from minisl.kernels import Support
+from minisl.kernels.numpy_fused import BLOCK, dynamic_map
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 3e-6}  # of the largest entry
 
@@ -130,6 +131,21 @@ def adamw(*shape, weight_decay=0.1, order="C"):
     return run
 
 
+def adam8bit(*shape, order="C"):
+    def run(k, draw):
+        p, size = draw(*shape).copy(order=order), int(np.prod(shape))
+        m, v = (draw.xp.full(shape, zero, np.uint8, order=order) for zero in (127, 0))
+        m_top, v_top = draw.xp.zeros((2, -(-size // BLOCK)), np.float32)
+        tables = tuple(draw.xp.asarray(dynamic_map(signed)) for signed in (True, False))
+        for t in (1, 2, 3):
+            g = draw(*shape).copy()
+            g.reshape(-1)[2 * BLOCK:3 * BLOCK] = 0
+            k.adam8bit(p, g, m, v, m_top, v_top, tables, 0.03, (0.8, 0.95), 0.01, 0.1, t)
+        return p, m, v, m_top, v_top
+
+    return run
+
+
 def square_sum(*shapes):
     def run(k, draw):
         return k.square_sum([draw(*s) if len(s) < 2 else draw.rows(*s) for s in shapes]),
@@ -210,6 +226,8 @@ add(embedding, (0, 3, 2), (40, 7, 5), (600, 50, 40))
 add(adamw, (0,), (5,), (3, 17), (150, 120))
 add(adamw, (5,), weight_decay=0.0)
 add(adamw, (150, 120), order="F")
+add(adam8bit, (0,), (5,), (2, 128), (257,), (150, 120))
+add(adam8bit, (150, 120), order="F")
 add(square_sum, (), ((0,), (5,)), ((3, 7), (150_001,), *((i,) for i in range(1, 10))))
 for algorithm in ("materialised", "factored"):
     add(product, (0, 5, 7), (1, 15, 17), (63, 16, 40), (64, 17, 16), (65, 40, 15), (130, 40, 40), (600, 33, 48), (1100, 48, 33),

@@ -1,11 +1,11 @@
-"""Checks of optimizer, clipping and schedules that tests and mutants share."""
+"""Checks of optimizer and clipping that tests and mutants share."""
 
 import math
 
 import numpy as np
 
 from minisl.nn import Parameter
-from minisl.optim import AdamW, clip_grad_norm, grad_norm, learning_rate
+from minisl.optim import AdamW, clip_grad_norm, grad_norm
 
 
 def check_adamw():
@@ -47,25 +47,6 @@ def check_adamw_state():
             optimizer.step()
         ends.append(p.data)
     np.testing.assert_array_equal(*ends)
-
-
-def check_schedule():
-    """Warm-up reaches the peak at step `warmup`, the last step has min_ratio of it; values in between by hand."""
-    def at(step, schedule, **changes):
-        return learning_rate(step, **{"peak": 2.0, "steps": 110, "warmup": 10, "schedule": schedule, "min_ratio": 0.1} | changes)
-
-    for schedule in ("cosine", "linear", "constant"):
-        assert at(1, schedule) == 0.2
-        assert at(9, schedule) == 1.8
-        assert at(10, schedule) == 2.0
-        assert at(1, schedule, warmup=0) <= 2.0
-    by_hand = {"cosine": (0.2 + 1.8 * (1 + math.sqrt(0.5)) / 2, 1.1), "linear": (1.55, 1.1), "constant": (2, 2)}
-    for schedule, (quarter, half) in by_hand.items():
-        assert abs(at(35, schedule) - quarter) < 1e-12
-        assert abs(at(60, schedule) - half) < 1e-12
-    assert abs(at(110, "cosine") - 0.2) < 1e-12
-    assert abs(at(110, "linear") - 0.2) < 1e-12
-    assert abs(at(110, "cosine", min_ratio=0.0)) < 1e-12
 
 
 def check_clip():

@@ -105,6 +105,11 @@ class Optimizer:
         rule.weight_decay = self.weight_decay
         return rule
 
+    def check(self):
+        """Make every rule once, and drop it: an InputError comes now rather than at the first gradient."""
+        for name in self.parameters:
+            self.made(name)
+
     def reset(self, *names):
         """Forget what these parameters' rules remember: the next step is their first."""
         for name in names:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from minisl import parallel
+from minisl.kernels import numba_status, numpy_fused
 from minisl.kernels.numpy_fused import BLOCK, adam8bit, adamw, decoded, dynamic_map, encode
 
 TABLES = dynamic_map(True), dynamic_map(False)
@@ -107,6 +109,29 @@ def test_update(shape, t, order, rng):
         nearest, largest = coded(moments, table)
         np.testing.assert_allclose(tops, largest, rtol=1e-5)
         assert np.count_nonzero(codes != nearest) <= 1  # between two
+
+
+@pytest.mark.skipif(not numba_status()[0], reason=numba_status()[1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 70_001])
+def test_the_cpu_kernel_gives_numpys_bits(size, dtype, rng):
+    """From any codes, with ties, zeros and numbers that are not finite, on one core and on two."""
+    p, *moments = state((size,), rng)
+    gradients = [np.round(rng.standard_normal(size), 1).astype(dtype) for _ in range(3)]
+    gradients[1][: size // 3] = 0
+    gradients[2][size // 2] = np.inf
+    gradients[2][size // 4] = np.nan
+    results = []
+    for module, threads in ((numpy_fused, 1), (numba_status()[0], 1), (numba_status()[0], 2)):
+        arrays = [p.astype(dtype), *(a.copy() for a in moments)]
+        with parallel.using_threads(threads), np.errstate(all="ignore"):
+            results.append([])
+            for t, g in enumerate(gradients, 1):
+                module.adam8bit(*arrays[:1], g, *arrays[1:], TABLES, 0.03, (0.9, 0.999), 1e-8, 0.1, t)
+                results[-1] += [a.copy() for a in arrays]
+    for right, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, right, strict=True)
 
 
 def test_nearly_adamw():

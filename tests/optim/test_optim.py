@@ -1,12 +1,12 @@
-"""AdamW, clipping, schedules."""
+"""AdamW and clipping."""
 
 import numpy as np
 import pytest
-from optim_checks import check_adamw, check_adamw_state, check_clip, check_schedule
+from optim_checks import check_adamw, check_adamw_state, check_clip
 
 from minisl.errors import InputError
 from minisl.nn import Parameter
-from minisl.optim import AdamW, learning_rate
+from minisl.optim import AdamW
 
 
 def test_adamw(backend):
@@ -17,17 +17,8 @@ def test_adamw_state_survives_saving(backend):
     check_adamw_state()
 
 
-def test_schedule():
-    check_schedule()
-
-
 def test_clip(backend):
     check_clip()
-
-
-def test_unknown_schedule():
-    with pytest.raises(ValueError, match="allowed: cosine, linear, constant"):
-        learning_rate(5, peak=1, steps=10, schedule="cosin")
 
 
 @pytest.mark.parametrize("change", ["shape", "name", "half"])

@@ -6,6 +6,7 @@ import numpy as np
 
 from minisl.kernels import numpy_fused
 from minisl.kernels.cpu import rows
+from minisl.kernels.numpy_fused import BLOCK
 from minisl.parallel import each, even
 
 LOGITS = 1 << 23  # how many logits linear_cross_entropy holds at a time
@@ -201,8 +202,19 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     whole(lambda begin, end: rows.adamw(*flat, *numbers, begin, end), p.size, p.size)
 
 
-def adam8bit(*args):
-    return numpy_fused.adam8bit(*args)
+def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
+    """One pass over blocks of 256; NumPy's result to the bit"""
+    if not all(a.flags.c_contiguous for a in (p, m, v)):
+        return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
+    (b1, b2), T = betas, p.dtype.type
+    numbers = [T(c) for c in (1 - b1, 1 - b2, lr / (1 - b1**t), math.sqrt(1 - b2**t), eps, 1 - lr * weight_decay)]
+    numbers = np.float32(b1), np.float32(b2), *numbers
+    flat = [a.reshape(-1) for a in (p, np.ascontiguousarray(g), m, v)]
+
+    def blocks(begin, end):
+        rows.adam8bit(*flat, m_top, v_top, *tables, *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
+
+    whole(blocks, len(m_top), p.size)
 
 
 def square_sum(arrays):

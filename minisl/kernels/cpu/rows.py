@@ -8,9 +8,12 @@ from numba.extending import overload
 
 from minisl.backend import IGNORE_LABEL
 from minisl.kernels.cpu.simd import LANES, highest, larger, load, store
+from minisl.kernels.numpy_fused import BLOCK
 
 # fastmath: sums may be split over vector lanes, a b + c be one instruction. No -ffinite-math: a NaN must stay one.
 kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+exact = njit(nogil=True, cache=True, error_model="numpy")  # each operation rounded as NumPy rounds it
+part = njit(inline="always", error_model="numpy")  # of an exact kernel
 
 
 def exp(x):
@@ -185,6 +188,52 @@ def adamw(p, g, m, v, b1, b2, c1, c2, rate, root2, eps, decay, begin, end):
         m[i] = b1 * m[i] + c1 * g[i]
         v[i] = b2 * v[i] + c2 * g[i] * g[i]
         p[i] = decay * p[i] - rate * m[i] / (np.sqrt(v[i]) * root2 + eps)
+
+
+@exact
+def adam8bit(p, g, m, v, m_top, v_top, signed, unsigned, b1, b2, c1, c2, rate, root, eps, decay, begin, end, m_now,
+             v_now, below):
+    """Blocks begin .. end. b float32, which what is decoded is multiplied with; c = 1 - b; rate = lr / (1 - b1^t),
+    root = sqrt(1 - b2^t), decay = 1 - lr wd. m_now, v_now and below: room for a block"""
+    for k in range(begin, end):
+        start, stop = k * BLOCK, min(k * BLOCK + BLOCK, len(p))
+        pk, gk, mk, vk, m_was, v_was = p[start:stop], g[start:stop], m[start:stop], v[start:stop], m_top[k], v_top[k]
+        for i in range(len(pk)):
+            m_now[i] = b1 * (signed[mk[i]] * m_was) + c1 * gk[i]
+            v_now[i] = b2 * (unsigned[vk[i]] * v_was) + c2 * (gk[i] * gk[i])
+            pk[i] = pk[i] * decay - rate * m_now[i] / (np.sqrt(v_now[i]) / root + eps)
+        m_top[k] = encode(m_now[: len(pk)], mk, signed, below)
+        v_top[k] = encode(v_now[: len(pk)], vk, unsigned, below)
+
+
+@part
+def encode(x, codes, table, below):
+    """The largest magnitude of a block x. `codes` become the places in `table` that are nearest to x / that, the lower of two as
+    near. x is divided in place."""
+    top, one = magnitude(x), np.uint32(1)
+    scale = x.dtype.type(top) if top > 0 else x.dtype.type(1)
+    for i in range(len(x)):
+        x[i] /= scale
+        below[i] = 0
+    for step in (128, 64, 32, 16, 8, 4, 2, 1):  # how many numbers of the table are below x, up to 255; all of x at once
+        ahead = table[step - 1 :]
+        for i in range(len(x)):
+            below[i] += np.uint32(0) if ahead[below[i]] >= x[i] else np.uint32(step)
+    for i in range(len(x)):
+        high = max(below[i], one)
+        low = np.uint32(high - one)
+        codes[i] = low if x[i] - table[low] <= table[high] - x[i] else high
+    return top
+
+
+@part
+def magnitude(x):
+    """max |x| as float32, NaN if there is one: without their sign, floats are ordered as their bits are, NaN above all"""
+    top = np.int32(0)
+    for i in range(len(x)):
+        bits = np.int32(np.float32(x[i]).view(np.int32) & np.int32(0x7FFFFFFF))
+        top = bits if bits > top else top
+    return np.int32(top).view(np.float32)
 
 
 @kernel
