@@ -17,7 +17,8 @@ one.
     before_step may change `optimizer.lr` for its step, call `optimizer.reset(name)`, and set `requires_grad` of parameters
 
 A method that moves embeddings, head and gains in its own way has `rule_elsewhere(name, like, base, rng_at, **options)` and
-`held_elsewhere(name, size, **options)` too.
+`held_elsewhere(name, size, **options)` too; one whose matrices of one shape keep different things has, beside `held`,
+`held_named(name, out_features, in_features, **options)`.
 """
 
 import pkgutil
@@ -145,6 +146,8 @@ class Method:
     def held(self, name, shape):
         """What is kept of one parameter of the dense model: name and shape as in the full-rank LLaMA."""
         if matrix(name) and matrix(name) in getattr(self.module, "ONLY", (matrix(name),)):
+            if hasattr(self.module, "held_named"):  # matrices of one shape keep different things
+                return self.module.held_named(name, *shape, **self.options)
             return self.module.held(*shape, **self.options)
         size = shape[0] * (shape[1] if len(shape) > 1 else 1)
         if not matrix(name) and hasattr(self.module, "held_elsewhere"):

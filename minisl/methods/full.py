@@ -4,8 +4,8 @@ Start: W ~ N(0, 0.02^2), as LLaMA and the paper's baseline, whatever the embeddi
 
 Beside SLTrain: twice to three times the weights, gradients and moments, and no bound on what W can become.
 State: out in weights, and as many of each moment.
-Pitfalls: the baseline must be tuned like the rest. At 60M the usual table has it at perplexity 34.06; others, with a learning rate
-of its own, report about 30.
+Pitfalls: the baseline must be tuned like the rest. At 60M the usual table has it at perplexity 34.06; others, with a learning
+rate of its own, report about 30.
 Our reading: none, this is the usual thing.
 """
 

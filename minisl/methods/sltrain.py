@@ -20,8 +20,8 @@ Saved for backward: X, B, A, v, I, and X A^T in the factored form. W is rebuilt 
 
 Beside SLTrain: this is it.
 State: r (out + in) + nnz weights, as many of each moment, and nnz indices that never change.
-Pitfalls: alpha/r belongs to the learning rate, a change of one moves the other. The public code keeps the indices in 64 bits, more
-than a value and its moments take in 16; 32 are enough below 2^31 elements, and are used here.
+Pitfalls: alpha/r belongs to the learning rate, a change of one moves the other. The public code keeps the indices in 64 bits,
+more than a value and its moments take in 16; 32 are enough below 2^31 elements, and are used here.
 Our reading: the published steps, scales and start are those of the public code, whose evaluation is off by a factor n/(n+1).
 
 Start: B = 0, A and v ~ U(-1/sqrt(in), 1/sqrt(in)). At step 0 then W = S and dA = 0; if S were 0 as well, no signal
