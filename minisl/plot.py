@@ -82,7 +82,7 @@ def circles_figure(path, rows):
     figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
     largest = max(r["parameters"] for r in rows)
     for k, r in enumerate(sorted(rows, key=lambda r: -r["parameters"])):
-        x, y = sum(r["kept"].values()) / 1e6, r["perplexity"]
+        x, y = sum(r["measured"][kind] for kind in ("weights", "indices", "optimizer")) / 1e6, r["perplexity"]
         axes.scatter(x, y, s=900 * r["parameters"] / largest, color=PALETTE[k % len(PALETTE)], alpha=0.45, linewidth=0)
         axes.annotate(r["method"], (x, y), ha="center", va="center", fontsize=7)
     axes.set(xlabel="weights, indices and optimizer state (MB)", ylabel="validation perplexity",
@@ -109,6 +109,34 @@ def curves_figure(path, rows):
             axes.fill_between(tokens, [min(b) for b in bits], [max(b) for b in bits], color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="training tokens (millions)", ylabel="bits per byte, held-out text", title="Mean and range over seeds")
     axes.legend(frameon=False)
+    finish(plt, figure, path)
+
+
+def memory_figure(path, rows, title):
+    """Stacked bars of bytes by kind, grouped by size, with a line where a published value is. rows: {"label", "size",
+    "published" (GB or None), "found" {kind: bytes}}."""
+    plt = pyplot()
+    colours = {"weights": "#0072B2", "indices": "#56B4E9", "optimizer": "#E69F00", "gradients": "#D55E00",
+               "activations": "#009E73", "temporaries": "#999999"}
+    sizes = list(dict.fromkeys(r["size"] for r in rows))
+    figure, grid = plt.subplots(1, len(sizes), figsize=(max(4.8, 2.8 * len(sizes)), 3.6), layout="constrained", squeeze=False)
+    for axes, size in zip(grid[0], sizes):
+        mine = [r for r in rows if r["size"] == size]
+        places, bottom = range(len(mine)), [0.0] * len(mine)
+        for kind, colour in colours.items():
+            heights = [r["found"][kind] / 1e9 for r in mine]
+            axes.bar(places, heights, 0.7, bottom, color=colour, label=kind)
+            bottom = [a + b for a, b in zip(bottom, heights)]
+        for place, top, r in zip(places, bottom, mine):
+            above = max(top, r["published"] or 0)
+            axes.annotate(f"{r['published'] or top:.3g}", (place, above), xytext=(0, 3), textcoords="offset points", ha="center",
+                          fontsize=8)
+            if r["published"]:
+                axes.plot([place - 0.42, place + 0.42], [r["published"]] * 2, color="black", linewidth=1.5)
+        axes.set(xticks=places, title=size, ylabel="GB" if axes is grid[0, 0] else None)
+        axes.set_xticklabels([r["label"] for r in mine], rotation=30, ha="right", fontsize=8)
+    grid[0, -1].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
     finish(plt, figure, path)
 
 

@@ -186,7 +186,7 @@ def test_meter(backend):
         optimizer = optim.AdamW(model.named_parameters(), 1e-3)
         found[checkpointing] = measure_memory(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / 64))
     for result in found.values():
-        assert result["parameters"] == 4 * model.num_parameters()
+        assert result["weights"] == 4 * model.num_parameters()
         assert result["optimizer"] == 8 * model.num_parameters()
         assert result["peak"] == sum(result[kind] for kind in memory.KINDS)
     assert found[True]["activations"] < found[False]["activations"]
@@ -206,7 +206,7 @@ def test_what_the_graph_keeps():
 def test_memory_command(capsys):
     assert run_command(memory.main, ["--tiny", "--batch-size", "2", "--seq-len", "16"]) == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[1:6]] == list(memory.KINDS)
+    assert [line.split()[0] for line in out.splitlines()[1:7]] == list(memory.KINDS)
     assert run_command(memory.main, ["--tiny", "--rank", "0"]) == 2
 
 

@@ -1,9 +1,15 @@
-"""What training keeps from step to step, from a method's `held` alone."""
+"""What a training step holds in memory, without doing one: from a method's `held`, and from the model run on shapes."""
+
+from dataclasses import replace
 
 import numpy as np
 
+from minisl.memory import shapes
+from minisl.memory.measure import own_arrays, saved_arrays
 from minisl.methods import build_model
 from minisl.optim import RULES
+
+LOGITS = 1 << 23  # how many of them the CPU's kernels hold at a time
 
 
 def kept(method, config, dtype="float32", optimizer="adamw", index_bytes=4):
@@ -11,11 +17,71 @@ def kept(method, config, dtype="float32", optimizer="adamw", index_bytes=4):
 
     method: a `Method`. dtype: a NumPy dtype or a number of bytes.
     """
-    itemsize = dtype if isinstance(dtype, int) else np.dtype(dtype).itemsize
+    size = itemsize(dtype)
     found = {"weights": 0, "indices": 0, "optimizer": 0}
-    for name, p in build_model(config, "full", {}).named_parameters():
-        held = method.held(name, p.shape)
-        found["weights"] += itemsize * (sum(held.weights) + held.frozen)
+    for held in all_held(method, config):
+        found["weights"] += size * (sum(held.weights) + held.frozen)
         found["indices"] += index_bytes * held.indices
-        found["optimizer"] += itemsize * held.state + sum(RULES[optimizer].state_bytes(size, itemsize) for size in held.moments)
+        found["optimizer"] += size * held.state + sum(RULES[optimizer].state_bytes(n, size) for n in held.moments)
     return found
+
+
+def estimate(method, config, batch, length, dtype="float32", optimizer="adamw", index_bytes=4, per_layer=False,
+             checkpointing=False):
+    """Bytes by kind (those of `measure.KINDS`), each at the moment of a step when it is most, and "peak", all at one moment.
+
+    The backward pass frees activations as it makes gradients: the peak is at its start or at its end. Temporaries are a slice of
+    logits, or W and dW of the largest matrix where layers build W: a lower bound, ops have more.
+    """
+    size = itemsize(dtype)
+    sizes = [n for held in all_held(method, config) for n in held.weights]
+    found = kept(method, config, dtype, optimizer, index_bytes)
+    found["gradients"] = size * (max(sizes) if per_layer else sum(sizes))
+    found["activations"], built = activations(method, config, batch, length, dtype, checkpointing)
+    rows = min(batch * length, max(64, LOGITS // config.vocab_size // 64 * 64))
+    found["temporaries"] = size * max(rows * config.vocab_size, 2 * built)
+    return found | {"peak": sum(at_peak(found).values())}
+
+
+def at_peak(found):
+    """What of an estimate is there at its peak: activations and temporaries, or gradients."""
+    gone = ("gradients",) if found["activations"] + found["temporaries"] > found["gradients"] else ("activations", "temporaries")
+    return {kind: 0 if kind in gone else n for kind, n in found.items() if kind != "peak"}
+
+
+def activations(method, config, batch, length, dtype="float32", checkpointing=False):
+    """(bytes that the graph keeps for backward at the end of the forward pass, largest matrix that is built for a layer alone).
+
+    The real model is run, on arrays without memory, with one block and with two; each further block keeps as much as the
+    second. With checkpointing the graph has the blocks' inputs, and one block's own graph when it is run again, with the output
+    of its SwiGLU, which down_proj has made again.
+    """
+    size = itemsize(dtype)
+
+    def traced(layers, checkpointing=False):
+        model = shapes.hollowed(method.build(replace(config, num_hidden_layers=layers)))
+        model.model.activation_checkpointing = checkpointing
+        ids = np.zeros((batch, length), np.int32)
+        arrays = saved_arrays(model.loss(ids, ids), own_arrays(model)).values()
+        return sum(a.size * (size if a.dtype.kind == "f" else a.itemsize) for a in arrays)
+
+    def whole(checkpointing):
+        one = traced(1, checkpointing)
+        return one + (config.num_hidden_layers - 1) * (traced(2, checkpointing) - one)
+
+    with shapes.tracing() as built:
+        total = whole(checkpointing)
+        if checkpointing:
+            block, tokens = traced(2) - traced(1), size * batch * length
+            inputs = (config.num_hidden_layers - 1) * tokens * config.hidden_size
+            total = max(total, inputs + block + tokens * config.intermediate_size)
+        return total, max(built, default=0)
+
+
+def all_held(method, config):
+    """`Held` of every parameter of the dense model."""
+    return [method.held(name, p.shape) for name, p in build_model(config, "full", {}).named_parameters()]
+
+
+def itemsize(dtype):
+    return dtype if isinstance(dtype, int) else 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
