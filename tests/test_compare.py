@@ -14,7 +14,8 @@ from minisl.compare import grid, run, weigh, words
 from minisl.compare.grid import Comparison, Entry
 from minisl.errors import InputError
 
-WEIGHTS = {"parameters": 1, "kept": {"weights": 4}, "measured": {"peak": 9, "parameters": 4}, "tokens_per_second": 7.0}
+BYTES = {"weights": 4, "indices": 0, "optimizer": 8, "gradients": 4, "activations": 5, "temporaries": 6, "peak": 20}
+WEIGHTS = {"parameters": 1, "estimated": BYTES, "measured": BYTES, "tokens_per_second": 7.0}
 TEXT = "".join(f"{i} sheep and {i * i} goats went over the hill.\n" for i in range(120))
 
 
@@ -30,19 +31,20 @@ def job(folder):
 class Known(Comparison):
     """A comparison whose runs are a function of the learning rate and the seed."""
 
-    def __init__(self, loss_of, rates, seeds=(1, 2, 3)):
+    def __init__(self, loss_of, rates, seeds=(1, 2, 3), short=None):
+        self.short = short
         self.entries, self.rates, self.seeds = [Entry("full", ["--tiny"])], sorted(rates), seeds
         self.results, self.loss_of, self.made = {}, loss_of, []
 
-    def result(self, entry, lr, seed):
-        return self.results.get((lr, seed))
+    def result(self, entry, lr, seed, short=None):
+        return self.results.get((lr, seed, short))
 
     def make_all(self):
         """Do what is missing, the first run of a round alone and the others at once."""
-        while todo := self.missing(self.entries[0]):
+        while (todo := self.missing(self.entries[0])) and len(self.made) < 20:
             for key in todo if self.made else todo[:1]:
-                loss = self.loss_of(*key)
-                self.made.append(key)
+                loss = self.loss_of(*key[:2])
+                self.made.append(key if self.short else key[:2])
                 self.results[key] = {"status": "done", "val_loss": loss, "bits_per_byte": loss / 2, "steps": 4, "curve": []} \
                     if loss < math.inf else {"status": "diverged", "steps": 4, "curve": []}
         return self
@@ -57,6 +59,13 @@ def check_grid_inside():
     found = Known(valley(0.2), [0.4, 0.1, 0.2]).make_all()
     assert found.made == [(0.1, 1), (0.2, 1), (0.4, 1), (0.2, 2), (0.2, 3)]
     assert found.expected() == (5, 5)
+
+
+def check_short_runs_choose():
+    """Learning rates are chosen by short runs, then every seed makes a whole one."""
+    found = Known(valley(0.2), [0.1, 0.2, 0.4], short=7).make_all()
+    assert found.made == [(0.1, 1, 7), (0.2, 1, 7), (0.4, 1, 7), (0.2, 1, None), (0.2, 2, None), (0.2, 3, None)]
+    assert found.expected() == (6, 6)
 
 
 def check_grid_grows():
@@ -97,6 +106,7 @@ def check_rows():
 
 def test_grid():
     check_grid_inside()
+    check_short_runs_choose()
     check_grid_grows()
     check_grid_of_diverged()
     check_rows()
@@ -112,7 +122,8 @@ test_mutants = mutant_tests([
     (Comparison.rows, "math.exp(loss)", "2**loss"),
     (Comparison.rows, "statistics.mean(bits)", "min(bits)"),
     (words.outcome, "row['val_loss'] / least - 1", "row['val_loss'] - least"),
-], check_grid_inside, check_grid_grows, check_grid_of_diverged, check_rows)
+    (Comparison.missing, "self.seeds[0], self.short", "self.seeds[0], None"),
+], check_grid_inside, check_short_runs_choose, check_grid_grows, check_grid_of_diverged, check_rows)
 
 
 def test_compares_and_goes_on(tmp_path, capsys, monkeypatch):
@@ -183,9 +194,9 @@ def test_seconds_become_steps(tmp_path, monkeypatch):
     assert 0 < weigh.step_seconds(entry.settings(0.01, 1)) < 1
     monkeypatch.setattr(grid, "step_seconds", lambda settings: 0.1)
     comparison = Comparison(tmp_path, [entry], [0.01], [1, 2], seconds=3)
-    assert comparison.prepare(entry, 0.01, 1)[0].steps == 30
+    assert comparison.prepare(entry, 0.01, 1, None)[0].steps == 30
     monkeypatch.setattr(grid, "step_seconds", lambda settings: 99)
-    assert comparison.prepare(entry, 0.01, 2)[0].steps == 30
+    assert comparison.prepare(entry, 0.01, 2, None)[0].steps == 30
 
 
 @pytest.mark.parametrize(("flags", "words_"), [

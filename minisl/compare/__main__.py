@@ -1,8 +1,9 @@
 """`python -m minisl.compare --tiny --methods sltrain full galore`: methods side by side on one job.
 
 Each method is trained with the first seed at every learning rate; while its best one is the least or the largest tried, the next
-one beyond is tried too. The other seeds train at the best. All see the same tokens in the same order. What is done is kept in
---out: the same command goes on where it was stopped, and methods can be added.
+one beyond is tried too. The other seeds train at the best; with --tune-steps all do, and the runs before are that short. All see
+the same tokens in the same order. What is done is kept in --out: the same command goes on where it was stopped, and methods can
+be added.
 """
 
 import math
@@ -36,6 +37,7 @@ def flags():
                         help="learning rates to begin with")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 1, 2], metavar="SEED",
                         help="the first one chooses the learning rate")
+    parser.add_argument("--tune-steps", type=int, help="updates of the runs that choose the learning rate (left out: --steps)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--tokens", type=int, help="train each on so many tokens (left out: --steps)")
     budget.add_argument("--seconds", type=float, help="train each for about so many seconds")
@@ -50,9 +52,9 @@ def main(argv):
     for name in ("lrs", "seeds"):
         if len(set(values := getattr(args, name))) < len(values) or not all(0 <= v < math.inf for v in values):
             raise InputError(f"--{name} {' '.join(map(str, values))}: each must be finite, 0 or above, and given once")
-    for name in ("tokens", "seconds", "jobs"):
+    for name in ("tune_steps", "tokens", "seconds", "jobs"):
         if (value := getattr(args, name)) is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name} {value}: must be above 0")
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be above 0")
     settings, given = parse(job, "python -m minisl.compare")
     if taken := sorted(given & NOT_OF_A_JOB):
         raise InputError(f"--{taken[0]}: is not for a whole comparison (--help lists its flags)")
@@ -66,7 +68,7 @@ def main(argv):
     def say(line):
         tqdm.write(line, file=sys.stderr)
 
-    comparison = Comparison(out, entries, args.lrs, args.seeds, args.seconds, args.keep_weights)
+    comparison = Comparison(out, entries, args.lrs, args.seeds, args.tune_steps, args.seconds, args.keep_weights)
     if not comparison.run(args.jobs, say):
         print(f"stopped, and saved; the same command goes on (--out {out})")
         return 130

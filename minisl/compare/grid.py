@@ -31,40 +31,41 @@ class Entry:
     def settings(self, lr, seed):
         return parse([*self.flags, "--lr", repr(lr), "--seed", str(seed)], "python -m minisl.compare")[0]
 
-    def folder(self, lr, seed):
+    def folder(self, lr, seed, short):
         safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in self.label)
-        return f"{safe}-lr{lr:g}-seed{seed}"
+        return f"{safe}-lr{lr:g}-seed{seed}" + (f"-steps{short}" if short else "")
 
 
 class Comparison:
     """All runs of one job, done and to do, in one folder.
 
-    seconds: what each may take, instead of a number of steps.
+    short: updates of the runs that choose the learning rate; None: as many as of the others. seconds: what each run may take,
+    instead of a number of updates.
     """
 
-    def __init__(self, out, entries, rates, seeds, seconds=None, keep_weights=False):
+    def __init__(self, out, entries, rates, seeds, short=None, seconds=None, keep_weights=False):
         self.out, self.entries, self.rates, self.seeds = Path(out), entries, sorted(rates), seeds
-        self.seconds, self.keep_weights = seconds, keep_weights
+        self.short, self.seconds, self.keep_weights = short, seconds, keep_weights
         self.results, self.steps = {}, {}
 
-    def result(self, entry, lr, seed):
+    def result(self, entry, lr, seed, short=None):
         """A run's result, of this session or an earlier one; None if it is not done."""
-        key = entry.label, lr, seed
-        path = self.out / "runs" / entry.folder(lr, seed) / "result.json"
+        key = entry.label, lr, seed, short
+        path = self.out / "runs" / entry.folder(lr, seed, short) / "result.json"
         if key not in self.results and path.exists():
             self.results[key] = read_json(path)
         return self.results.get(key)
 
-    def loss(self, entry, lr, seed):
-        """A run's validation loss: inf if it diverged, None if it is not done."""
-        result = self.result(entry, lr, seed)
+    def loss(self, entry, lr):
+        """The validation loss that judges a learning rate: inf if the run diverged, None if it is not done."""
+        result = self.result(entry, lr, self.seeds[0], self.short)
         return result and result.get("val_loss", math.inf)
 
     def tried(self, entry):
         """The learning rates of the first seed: the grid, and beyond it as long as the best is the least or the largest."""
         rates = list(self.rates)
         for _ in range(OUTSIDE if len(rates) > 1 else 0):
-            losses = [self.loss(entry, lr, self.seeds[0]) for lr in rates]
+            losses = [self.loss(entry, lr) for lr in rates]
             if None in losses or min(losses) == math.inf:
                 break
             best = losses.index(min(losses))
@@ -78,21 +79,21 @@ class Comparison:
 
     def best(self, entry):
         """The learning rate with the lowest loss of the first seed so far; None where no run has ended well."""
-        losses = {lr: loss for lr in self.tried(entry) if (loss := self.loss(entry, lr, self.seeds[0])) not in (None, math.inf)}
+        losses = {lr: loss for lr in self.tried(entry) if (loss := self.loss(entry, lr)) not in (None, math.inf)}
         return min(losses, key=losses.get, default=None)
 
     def missing(self, entry):
-        """(lr, seed) of the runs that can be started now: first the grid, then the other seeds at the best rate."""
-        grid = [(lr, self.seeds[0]) for lr in self.tried(entry) if not self.result(entry, lr, self.seeds[0])]
+        """(lr, seed, short) of the runs that can be started now: first the grid, then all seeds at the best rate."""
+        grid = [(lr, self.seeds[0], self.short) for lr in self.tried(entry) if self.loss(entry, lr) is None]
         lr = self.best(entry)
-        return grid or [(lr, seed) for seed in self.seeds[1:] if lr is not None and not self.result(entry, lr, seed)]
+        return grid or [(lr, seed, None) for seed in self.seeds if lr is not None and not self.result(entry, lr, seed)]
 
     def expected(self):
         """(runs done, runs in all as far as is known)"""
-        wanted = [(e, lr, seed) for e in self.entries for lr in self.tried(e)
-                  for seed in (self.seeds if lr == self.best(e) else self.seeds[:1])]
-        undecided = sum(self.best(e) is None for e in self.entries)
-        return sum(bool(self.result(*w)) for w in wanted), len(wanted) + undecided * (len(self.seeds) - 1)
+        grid = [self.loss(e, lr) is not None for e in self.entries for lr in self.tried(e)]
+        seeds = self.seeds if self.short else self.seeds[1:]
+        rest = [lr is not None and bool(self.result(e, lr, seed)) for e in self.entries for lr in [self.best(e)] for seed in seeds]
+        return sum(grid) + sum(rest), len(grid) + len(rest)
 
     def run(self, jobs, say):
         """Do all that is missing, so many runs at a time. True when done, False when stopped by Ctrl-C.
@@ -106,9 +107,9 @@ class Comparison:
             try:
                 while True:
                     for entry in self.entries:
-                        for lr, seed in self.missing(entry):
-                            if len(running) < jobs and (entry.label, lr, seed) not in running.values():
-                                running[pool.submit(one_run, *self.prepare(entry, lr, seed))] = entry.label, lr, seed
+                        for run in self.missing(entry):
+                            if len(running) < jobs and (entry.label, *run) not in running.values():
+                                running[pool.submit(one_run, *self.prepare(entry, *run))] = entry.label, *run
                     if not running:
                         return True
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -125,26 +126,28 @@ class Comparison:
                 wait(running)  # they were told too, and save
                 return False
 
-    def prepare(self, entry, lr, seed):
+    def prepare(self, entry, lr, seed, short):
         """The arguments of `one_run`."""
         settings = entry.settings(lr, seed)
         if self.seconds and entry.label not in self.steps:
             done = next((r for rate in self.tried(entry) if (r := self.result(entry, rate, self.seeds[0]))), None)
             self.steps[entry.label] = done["steps"] if done else max(1, int(self.seconds / step_seconds(settings)))
-        settings.steps = self.steps.get(entry.label, settings.steps)
-        return settings, str(self.out / "runs" / entry.folder(lr, seed)), self.keep_weights
+        settings.steps = short or self.steps.get(entry.label, settings.steps)
+        return settings, str(self.out / "runs" / entry.folder(lr, seed, short)), self.keep_weights
 
     def rows(self, weights):
         """One record a method, the best first. weights: of `weigh.weigh_all`."""
         rows = []
         for entry in self.entries:
-            tried = {f"{lr:g}": self.result(entry, lr, self.seeds[0]).get("bits_per_byte") for lr in self.tried(entry)}
+            tried = {f"{lr:g}": self.result(entry, lr, self.seeds[0], self.short).get("bits_per_byte")
+                     for lr in self.tried(entry)}
             row = {"method": entry.label, "tried": tried, **weights[entry.label]}
-            if (lr := self.best(entry)) is not None:
-                seeds = {s: r for s in self.seeds if "val_loss" in (r := self.result(entry, lr, s))}
+            lr = self.best(entry)
+            seeds = {s: r for s in self.seeds if lr is not None and "val_loss" in (r := self.result(entry, lr, s))}
+            if seeds:
                 bits = [r["bits_per_byte"] for r in seeds.values()]
                 loss = statistics.mean(r["val_loss"] for r in seeds.values())
-                row |= {"lr": lr, "steps": self.result(entry, lr, self.seeds[0])["steps"], "val_loss": loss,
+                row |= {"lr": lr, "steps": next(iter(seeds.values()))["steps"], "val_loss": loss,
                         "perplexity": math.exp(loss), "bits_per_byte": statistics.mean(bits), "range": [min(bits), max(bits)],
                         "diverged": len(self.seeds) - len(seeds), "curves": {s: r["curve"] for s, r in seeds.items()}}
             rows.append(row)

@@ -5,15 +5,15 @@ import time
 
 from minisl import checkpoint, kernels
 from minisl.backend import generator
-from minisl.memory.formula import kept
-from minisl.memory.measure import measure
+from minisl.memory.formula import estimate
+from minisl.memory.measure import KINDS, measure
 from minisl.methods import Method
 from minisl.nn.config import read_json
 from minisl.parallel import Workers
 
 
 def weigh_all(entries, out, say, turns=3):
-    """label -> {parameters, kept, measured, tokens_per_second} of each entry; kept in weights.json.
+    """label -> {parameters, estimated, measured, tokens_per_second} of each entry; kept in weights.json.
 
     Methods take turns, so that a slow minute of the machine hits them all; each has all cores.
     """
@@ -50,11 +50,17 @@ def step_seconds(settings):
 
 
 def weigh(settings):
-    """What is kept from step to step, by formula, and all arrays at a step's peak, measured: bytes by kind."""
-    method, model, optimizer, ids = material(settings)
-    found = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size))
-    return {"parameters": model.num_parameters(), "measured": found,
-            "kept": kept(method, settings.model_config(), settings.dtype, settings.optimizer)}
+    """Bytes by kind in the middle of a job, each when it is most, and "peak": estimated by formula, and of two real updates.
+
+    The batch is computed in one part.
+    """
+    s, (method, model, optimizer, ids) = settings, material(settings)
+    measured = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size),
+                       lambda step: method.before_step(model, optimizer, s.steps // 2 + step, s.steps, s.seed))
+    estimated = estimate(method, s.model_config(), s.batch_size, s.seq_len, s.dtype, s.optimizer, 4, s.per_layer,
+                         s.activation_checkpointing)
+    return {"parameters": model.num_parameters(), "estimated": {kind: estimated[kind] for kind in (*KINDS, "peak")},
+            "measured": {kind: measured["most"][kind] for kind in KINDS} | {"peak": measured["peak"]}}
 
 
 def material(settings):

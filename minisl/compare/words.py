@@ -1,19 +1,26 @@
 """A comparison as Markdown."""
 
-RESULT = ("method", "bits per byte", "range", "over the best loss", "learning rate (tried)", "parameters", "kept, by formula",
-          "peak, measured", "tokens/s")
+from minisl.memory.measure import KINDS
+
+RESULT = ("method", "bits per byte", "range", "over the best loss", "learning rate (tried)", "parameters", "at rest (MB)",
+          "peak (MB)", "tokens/s")
+REST = ("weights", "indices", "optimizer")
 
 
 def report(rows):
     """Two tables: what came of it, the best method first, and where the bytes are. rows: of `grid.Comparison.rows`."""
     least = rows[0].get("val_loss")
-    result = [[f"`{r['method']}`", *outcome(r, least), f"{r['parameters']:,}", f"{sum(r['kept'].values()) / 1e6:.2f} MB",
-               f"{r['measured']['peak'] / 1e6:.1f} MB", f"{r['tokens_per_second']:,.0f}"] for r in rows]
-    kept, measured = rows[0]["kept"], [k for k in rows[0]["measured"] if k != "peak"]
-    bytes_ = [[*(r["kept"][k] for k in kept), *(r["measured"][k] for k in measured)] for r in rows]
-    between = "\nIn MB: what is kept from step to step, by formula; all arrays at a step's peak, measured.\n\n"
-    return (table(RESULT, result) + between + table(["method", *kept, *(f"{k}, measured" for k in measured)],
-                                                    [[f"`{r['method']}`", *(f"{n / 1e6:.2f}" for n in line)] for r, line in zip(rows, bytes_)]))
+    result = [[f"`{r['method']}`", *outcome(r, least), f"{r['parameters']:,}", f"{at_rest(r) / 1e6:.2f}",
+               f"{r['measured']['peak'] / 1e6:.1f}", f"{r['tokens_per_second']:,.0f}"] for r in rows]
+    where = [[f"`{r['method']}`", *(f"{r['measured'][k] / 1e6:.2f} ({r['estimated'][k] / 1e6:.2f})" for k in KINDS)]
+             for r in rows]
+    return (f"{table(RESULT, result)}\nMB measured (and estimated), each kind when it is most:\n\n"
+            f"{table(['method', *KINDS], where)}")
+
+
+def at_rest(row):
+    """Bytes that are kept from step to step."""
+    return sum(row["measured"][kind] for kind in REST)
 
 
 def outcome(row, least):
