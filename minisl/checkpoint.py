@@ -1,6 +1,6 @@
 """A run's folder: what is in it, how it is written so that nothing is ever half there, and how it is read back.
 
-config.json, tokenizer.json    written when the run starts
+config.json, tokenizer.json    written when the run starts; with --schedule refined, schedule.json too
 model.safetensors, optimizer.safetensors, state.json    a checkpoint; all three carry the step, the last the others' SHA-256
 metrics.jsonl, loss.png, sample.txt    see `minisl.metrics` and `minisl.train`
 """

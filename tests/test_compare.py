@@ -102,6 +102,7 @@ def check_rows():
     lines = words.report(rows).splitlines()
     assert "| 0.0 % |" in lines[2]
     assert "| 10.0 % |" in lines[3]
+    assert lines[5] == "Within 2% of the best loss, the lightest at rest first: `full` (0.00 MB at rest, 0.0 at the peak)."
 
 
 def test_grid():
@@ -121,6 +122,7 @@ test_mutants = mutant_tests([
     (Comparison.loss, 'result.get("val_loss", math.inf)', 'result.get("val_loss", 0)'),
     (Comparison.rows, "math.exp(loss)", "2**loss"),
     (Comparison.rows, "statistics.mean(bits)", "min(bits)"),
+    (words.report, "<= CLOSE * least", "< math.inf"),
     (words.outcome, "row['val_loss'] / least - 1", "row['val_loss'] - least"),
     (Comparison.missing, "self.seeds[0], self.short", "self.seeds[0], None"),
 ], check_grid_inside, check_short_runs_choose, check_grid_grows, check_grid_of_diverged, check_rows)

@@ -92,7 +92,8 @@ class Comparison:
         """(runs done, runs in all as far as is known)"""
         grid = [self.loss(e, lr) is not None for e in self.entries for lr in self.tried(e)]
         seeds = self.seeds if self.short else self.seeds[1:]
-        rest = [lr is not None and bool(self.result(e, lr, seed)) for e in self.entries for lr in [self.best(e)] for seed in seeds]
+        best = [(e, self.best(e)) for e in self.entries]
+        rest = [lr is not None and bool(self.result(e, lr, seed)) for e, lr in best for seed in seeds]
         return sum(grid) + sum(rest), len(grid) + len(rest)
 
     def run(self, jobs, say):

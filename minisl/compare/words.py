@@ -1,9 +1,12 @@
 """A comparison as Markdown."""
 
+import math
+
 from minisl.memory.measure import KINDS
 
 RESULT = ("method", "bits per byte", "range", "over the best loss", "learning rate (tried)", "parameters", "at rest (MB)",
           "peak (MB)", "tokens/s")
+CLOSE = 1.02
 REST = ("weights", "indices", "optimizer")
 
 
@@ -14,8 +17,14 @@ def report(rows):
                f"{r['measured']['peak'] / 1e6:.1f}", f"{r['tokens_per_second']:,.0f}"] for r in rows]
     where = [[f"`{r['method']}`", *(f"{r['measured'][k] / 1e6:.2f} ({r['estimated'][k] / 1e6:.2f})" for k in KINDS)]
              for r in rows]
-    return (f"{table(RESULT, result)}\nMB measured (and estimated), each kind when it is most:\n\n"
-            f"{table(['method', *KINDS], where)}")
+    close = sorted((r for r in rows if r.get("val_loss", math.inf) <= CLOSE * least), key=at_rest) if least else []
+    names = ", ".join(map(weight, close)) or "none"
+    return (f"{table(RESULT, result)}\nWithin {CLOSE - 1:.0%} of the best loss, the lightest at rest first: {names}.\n\n"
+            f"MB measured (and estimated), each kind when it is most:\n\n{table(['method', *KINDS], where)}")
+
+
+def weight(row):
+    return f"`{row['method']}` ({at_rest(row) / 1e6:.2f} MB at rest, {row['measured']['peak'] / 1e6:.1f} at the peak)"
 
 
 def at_rest(row):

@@ -266,3 +266,18 @@ test_mutants = mutant_tests([
 def test_state_bytes(rule):
     for size in (10, SIZE):
         assert rule.state_bytes(size, 4) == sum(a.nbytes for a in rule(np.zeros(size, np.float32)).arrays())
+
+
+def test_arrays_that_do_not_fit_are_refused(backend):
+    """The kernels read as far as the weights reach."""
+    for rule in (Adam(np.ones(5)), Adam8bit(np.ones(5000))):
+        with pytest.raises(ValueError, match="shape"):
+            rule.update(np.ones(6000), np.ones(6000), 0.1)
+
+
+def test_rules_that_cannot_be_made_are_refused_before_training():
+    def rule_of(name, array):
+        raise InputError("no rule")
+
+    with pytest.raises(InputError, match="no rule"):
+        Optimizer([("p", Parameter(np.ones(3)))], 0.1, rule_of).check()

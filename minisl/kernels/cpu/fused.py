@@ -194,6 +194,7 @@ def embedding_backward(dy, ids, vocab):
 
 def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     """One pass: p, g, m and v are read once, p, m and v written once"""
+    same_shape("adamw", p, g, m, v)
     if not all(a.flags.c_contiguous for a in (p, m, v)):  # reshape would copy them, and the update be lost
         return numpy_fused.adamw(p, g, m, v, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
@@ -204,6 +205,7 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
 
 def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
     """One pass over blocks of 256; NumPy's result to the bit"""
+    same_shape("adam8bit", p, g, m, v)
     if not all(a.flags.c_contiguous for a in (p, m, v)):
         return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
@@ -215,6 +217,12 @@ def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
         rows.adam8bit(*flat, m_top, v_top, *tables, *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
 
     whole(blocks, len(m_top), p.size)
+
+
+def same_shape(name, *arrays):
+    """Raise ValueError before a kernel reads beyond an array's end."""
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"{name}: weights, gradient and moments have shapes {', '.join(str(a.shape) for a in arrays)}")
 
 
 def square_sum(arrays):
