@@ -5,7 +5,7 @@ import time
 
 from minisl import checkpoint, kernels
 from minisl.backend import generator
-from minisl.memory.formula import estimate
+from minisl.memory.formula import all_held, estimate
 from minisl.memory.measure import KINDS, measure
 from minisl.methods import Method
 from minisl.nn.config import read_json
@@ -13,7 +13,7 @@ from minisl.parallel import Workers
 
 
 def weigh_all(entries, out, say, turns=3):
-    """label -> {parameters, estimated, measured, tokens_per_second} of each entry; kept in weights.json.
+    """label -> {parameters, estimated, measured, tokens_per_second} of each entry; kept in weights.json. Parameters: the trained.
 
     Methods take turns, so that a slow minute of the machine hits them all; each has all cores.
     """
@@ -59,7 +59,8 @@ def weigh(settings):
                        lambda step: method.before_step(model, optimizer, s.steps // 2 + step, s.steps, s.seed))
     estimated = estimate(method, s.model_config(), s.batch_size, s.seq_len, s.dtype, s.optimizer, 4, s.per_layer,
                          s.activation_checkpointing)
-    return {"parameters": model.num_parameters(), "estimated": {kind: estimated[kind] for kind in (*KINDS, "peak")},
+    trained = sum(sum(held.weights) for held in all_held(method, s.model_config()))
+    return {"parameters": trained, "estimated": {kind: estimated[kind] for kind in (*KINDS, "peak")},
             "measured": {kind: measured["most"][kind] for kind in KINDS} | {"peak": measured["peak"]}}
 
 

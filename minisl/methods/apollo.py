@@ -13,7 +13,8 @@ phi_j is sqrt(r/s) of what Adam does to row j, which sqrt(a) can make up for.
 APOLLO-Mini: r = 1, one factor for the whole matrix, a = s / 4 (128 at 60M). With --mini, a is `scale` times that.
 
 Beside SLTrain: W stays dense, and neither weights nor steps are bounded in rank; what is saved is moments.
-State: out in weights, r max(out, in) of each moment, and 1; with --mini, r = 1. (With the svd projector, P as well.)
+State: out in weights, r max(out, in) of each moment, and 1, the limiter's norm; with --mini, r = 1. P's seed is a function of the
+step. (With the svd projector, P as well.)
 Pitfalls: sqrt(r/s) does not hold for r = 1, one random number being no measure of a row; Mini averages over the whole matrix. As
 in GaLore the moments stay when P is drawn anew, though nothing of the old P is in the new.
 Our reading: the published `scale` enters as its square root, as in the code. The code has the limiter before the scale or after

@@ -16,7 +16,7 @@ State: as GaLore, and 1: out in weights, r max(out, in) of each moment, r min(ou
 Pitfalls: the limiter bounds growth only. A norm that fell to almost nothing climbs back at 1% a step.
 Our reading: in the public code, going back multiplies by a also where the rest is formed, so its S is G - a R P, and with
 a = 0.25 three quarters of R are in the rest as well. `residual` has both, and a = 1 makes them one. a does not scale the rest, as
-in the code. The code takes phi from N before Adam's bias correction, here it is from N as it is applied.
+in the code. The code limits before Adam's bias correction, so its rest is down to about half as large in the first 40 updates.
 """
 
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""Full-rank training: y = x W^T, W (out, in) dense. What every other method is compared with.
+"""Full-rank training, what every other method is compared with.
+
+    y = W x             W (out, in) dense;   dW = dy x^T
 
 Start: W ~ N(0, 0.02^2), as LLaMA and the paper's baseline, whatever the embeddings start from.
 

@@ -11,8 +11,8 @@ f is the identity, or silu as in `cola`. With h = A x, and dh = g f'(h) B^T dy:
 
     dB = g dy f(h)^T,   dA = dh x^T,   dS = (1 - g) dy x[I]^T,   dx = A^T dh,  dx[I] += (1 - g) S^T dy
 
-Beside SLTrain: S is whole columns, picked by a norm, not single entries at random. Gather c numbers of x, and the rest is a dense
-product, fast with any BLAS; but beyond rank r, y sees c inputs only.
+Beside SLTrain: S is whole columns, picked by a norm, not single entries at random: a dense product of c gathered numbers of x,
+fast with any BLAS, but beyond rank r, y sees c inputs only.
 State: r (out + in) + c out weights, as many of each moment, and c column numbers.
 Pitfalls: W0 is noise, its columns differ by chance alone; --choice random, the public default, is the comparison to make. g
 multiplies: at 1/2 both branches start at half strength. With silu there is no W, and no `to_dense`.

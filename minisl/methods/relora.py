@@ -2,7 +2,7 @@
 
     y = x (W + s B A)^T,  s = alpha/r                W (out, in) frozen, B (out, r) and A (r, in) trained
     every T updates:  W <- W + s B A,   A ~ U(-1/sqrt(in), 1/sqrt(in)),   B <- 0,   moments of A and B <- 0
-    learning rate:    eta(t) min(1, k/K) at the k-th update after that        K = --rewarm
+    learning rate:    eta(t) min(1, k/K) at the k-th update after that        K = --rewarm, T at most
 
 A merge leaves the function as it is. One cycle moves W by a matrix of rank r; k cycles, each with an A of its own, by one of
 rank up to k r. The first part of the run, --warm-start of its updates, trains W itself and leaves B A out: it is zero then.
@@ -11,9 +11,9 @@ Beside SLTrain: a high rank comes from low-rank pieces added one after another t
 State: out in frozen weights, r (out + in) trained ones, and as many of each moment. During the warm start out in weights are
 trained instead, with as many of each moment: the peak of the run is that of full-rank training.
 Pitfalls: A must be random where B is zero; with both zero, as one mode of the code has it, neither gets a gradient before the
-first merge. Without the warm start it lags (37.04 at 60M, full rank 34.06, in the usual table). Without the second warm-up the
-loss jumps after each merge: Adam's first updates are of size eta, however small the gradient. It wants about twice the rate of
-full rank.
+first merge. A run of fewer than --every updates after its warm start never merges. Without the warm start it lags (37.04 at 60M,
+full rank 34.06, in the usual table). Without the second warm-up the loss jumps after each merge: Adam's first updates are of size
+eta, however small the gradient. It wants about twice the rate of full rank.
 Our reading: moments are dropped whole, where the code prunes 99.9% of them at random, or the small ones; no dropout, where the
 code has 0.1. As there, the second warm-up is for all parameters. Resuming with other --steps moves the end of the warm start; a
 run that finds itself in it again merges first.
@@ -113,7 +113,7 @@ def before_step(model, optimizer, step, steps, rng, *, rank, alpha, every, warm_
                 optimizer.reset(f"{path}.weight")
             layer.train(warm)
     if not warm and rewarm:
-        optimizer.lr *= min(1, (done % every + 1) / rewarm)
+        optimizer.lr *= min(1, (done % every + 1) / min(rewarm, every))
 
 
 def held(out_features, in_features, rank, alpha, every, warm_start, rewarm):

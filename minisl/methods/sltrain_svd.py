@@ -18,6 +18,8 @@ as spikes. With --no-reset the moments are those of the old coordinates: for com
 Our reading: K was an argument there without a value that we know; 200 is ours. Rates and scales as `sltrain`, no new warm-up.
 """
 
+import math
+
 from minisl.backend import array_module
 from minisl.methods import Flag, sltrain
 from minisl.methods.sltrain import SLLinear
@@ -46,8 +48,11 @@ def before_step(model, optimizer, step, steps, rng, every, reset, **options):
     if (step - 1) % every:
         return
     for path, layer in model.named_modules():
-        if isinstance(layer, SLLinear) and layer.lora_B.data.any():
-            layer.lora_B.data, layer.lora_A.data = balanced(layer.lora_B.data, layer.lora_A.data)
+        if not isinstance(layer, SLLinear):
+            continue
+        B, A = layer.lora_B.data, layer.lora_A.data
+        if 0 < float(abs(B).sum() * abs(A).sum()) < math.inf:  # neither 0 nor diverged
+            layer.lora_B.data, layer.lora_A.data = balanced(B, A)
             if reset:
                 optimizer.reset(f"{path}.lora_B", f"{path}.lora_A")
 

@@ -20,8 +20,8 @@ Pitfalls: the published code does not start bias correction again at a reset. So
 the published launcher puts its 1,000 updates of ordinary warm-up there, and w goes from 0.01 to 0.5 and back. A weight whose
 gradient was 0 since the reset has v = 0, and by the formula every later gradient is cut to 0: an embedding's rare rows would
 stand still.
-Our reading: for that reason embeddings, head and gains are moved by --optimizer. N is cut to T. Exactly int(d out in) entries are
-drawn each time; weight decay is on all. 20 updates without clipping after the start too.
+Our reading: for that reason embeddings, head and gains are moved by --optimizer, which does nothing to matrices. N is cut to T.
+Exactly int(d out in) entries are drawn each time; weight decay is on all. 20 updates without clipping after the start too.
 """
 
 import math
@@ -48,7 +48,7 @@ class Spam(Rule):
 
     def __init__(self, like, rng_at, every, rewarm, threshold, density, reset_count):
         self.every, self.rewarm, self.threshold, self.reset_count = every, min(rewarm, every), threshold, reset_count
-        self.shape, self.count, self.rng_at = like.shape, int(density * like.size), rng_at
+        self.shape, self.count, self.rng_at = like.shape, chosen_of(like.size, density), rng_at
         self.start = lambda: Adam(array_module(like).zeros(self.count, like.dtype), eps=1e-6)
         self.adam, self.step = self.start(), 0
 
@@ -76,6 +76,11 @@ class Spam(Rule):
         return array_module(gradient).asarray(drawn)
 
 
+def chosen_of(size, density):
+    """How many of so many weights have moments."""
+    return max(1, int(density * size))
+
+
 def clipped(g, v, threshold):
     """g, with sign(g) sqrt(theta v) where g^2 > theta v"""
     xp = array_module(g)
@@ -95,4 +100,4 @@ def rule(name, like, base, rng_at, density, **options):
 
 def held(out_features, in_features, every, rewarm, threshold, density, reset_count):
     size = out_features * in_features
-    return Held((size,), state=2 * int(density * size))
+    return Held((size,), state=2 * chosen_of(size, density))

@@ -14,9 +14,9 @@ State: s (out + in + 1) weights, more than W has; r (out + in) + s of them are t
 Pitfalls: after an update the active vectors have length 1 but are not orthogonal, until the next SVD. New moments at each choice
 need a short second warm-up, as Adam's first updates are of size eta in every entry. An SVD costs about s^2 (out + in) products.
 Our reading: only excerpts of the paper were at hand, and no code. They have the formulas above, T = 200, 20 updates of warm-up
-after each choice, and moments of active vectors alone, dropped when the choice changes. Ours: an SVD at each choice, where the
-paper has one in s/r choices; that S loses its moments too, as an SVD puts the values in another order; that the warm-up is for
-all parameters; a start from N(0, 0.02^2).
+after each choice (T at most, here), and moments of active vectors alone, dropped when the choice changes. Ours: an SVD at each
+choice, where the paper has one in s/r choices; that S loses its moments too, as an SVD puts the values in another order; that the
+warm-up is for all parameters; a start from N(0, 0.02^2). A norm that is clipped is of these gradients.
 
 W is built, then multiplied by, and built again for backward, not kept. G is dense, for one matrix at a time.
 """
@@ -137,7 +137,7 @@ def before_step(model, optimizer, step, steps, rng, *, rank, every, rewarm):
             layer.begin_round(layer.to_dense(), rng)
             optimizer.reset(f"{path}.U", f"{path}.S", f"{path}.V")
     if rewarm:
-        optimizer.lr *= min(1, (done + 1) / rewarm)
+        optimizer.lr *= min(1, (done + 1) / min(rewarm, every))
 
 
 def held(out_features, in_features, rank, every, rewarm):

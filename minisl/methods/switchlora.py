@@ -10,13 +10,13 @@ There are min(out, in) rows for A and as many columns for B, of which r are in u
 A[k] says in which direction column B[:,k] moves W: what Adam remembers of that column now belongs to another direction.
 
 Beside SLTrain: rank comes from trading the vectors of B and A, a few at each update, against a frozen dense W.
-State: out in + (min(out, in) - r)(out + in) frozen weights, r (out + in) trained ones with as many of each moment, and 2 r
-counts of updates. The candidates, more than W where r is small, could wait in slower memory; here they do not.
+State: out in + (min(out, in) - r)(out + in) frozen weights, r (out + in) trained ones with as many of each moment, 2 r counts of
+updates, and the number of switches. The candidates, more than W where r is small, could wait in slower memory; here they do not.
 Pitfalls: it is the counterpart that is reset, not the vector that came in. A held vector's gradient must be zero before Adam sees
 it, not after. With one count of updates for all, a reset vector's first step would be three times too long. s = 1/r is tiny,
 hence the published rate of 0.02, which does not carry over to or from ReLoRA with its s = 0.25.
 Our reading: candidates wait in line, and a vector switched out goes to its end; rows of A and columns of B take turns half a
-round apart, which keeps those that are held from being switched. In the code those in use are part of one ring: what meets what
+round apart, and a turn waits that would take a vector still held. In the code those in use are part of one ring: what meets what
 differs. A count begins after the hold. A norm that is clipped has the held vectors' gradients in it. Moments are always those of
 the Adam below; --optimizer is for the rest of the model. W starts from N(0, 0.02^2), and the first B A is not taken off.
 """
@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from minisl.autograd import ops
-from minisl.backend import array_module
+from minisl.backend import array_module, to_numpy
 from minisl.errors import InputError
 from minisl.methods import Flag, Held
 from minisl.methods.relora import Adapted
@@ -50,8 +50,8 @@ class SwitchLoRALinear(Module):
 
     def __init__(self, in_features, out_features, rng, dtype="float32", *, rank, alpha):
         m, n, r, s = out_features, in_features, rank, min(out_features, in_features)
-        if not 1 <= r < s:
-            raise InputError(f"rank is {r}; to have candidates left a {m} x {n} matrix allows 1 to {s - 1}")
+        if not 2 <= r < s:
+            raise InputError(f"rank is {r}; to take turns, and have candidates left, a {m} x {n} matrix allows 2 to {s - 1}")
         gain = 3**-0.5  # of a leaky ReLU of slope sqrt(5)
         bound_B = (3 * gain)**0.5 * (r / (m * n)**0.5)**0.25  # sqrt(3) standard deviations
         bound_A = (3 * gain)**0.5 * (m**0.5 * r / n**1.5)**0.25
@@ -66,12 +66,19 @@ class SwitchLoRALinear(Module):
     def forward(self, x):
         return ops.linear(x, Adapted.apply(self.lora_B, self.lora_A, W=self.weight, s=self.scale))
 
-    def switch(self, count):
-        """Switch so many rows of A, then columns of B. Returns (rows of A, columns of B) that were."""
+    def switch(self, count, held_A=False, held_B=False):
+        """Switch so many rows of A, then columns of B, or as many as come before one that is held: held_A, held_B (r,).
+
+        Returns (rows of A, columns of B) that were switched.
+        """
         A, B, xp = self.lora_A.data, self.lora_B.data, array_module(self.weight)
-        turn = int(self.switches[0]) + np.arange(min(count, len(self.spare_A)))
-        self.switches += len(turn)
-        rows, columns, line = (xp.asarray(i) for i in (turn % len(A), (turn + len(A) // 2) % len(A), turn % len(self.spare_A)))
+        r, spare = len(A), len(self.spare_A)
+        turn = int(self.switches[0]) + np.arange(min(count, spare, r // 2))
+        rows, columns, line = turn % r, (turn + r // 2) % r, turn % spare
+        held = np.broadcast_to(held_A, r)[rows] | np.broadcast_to(held_B, r)[columns]
+        free = int(held.argmax()) if held.any() else len(turn)
+        self.switches += free
+        rows, columns, line = (xp.asarray(i[:free]) for i in (rows, columns, line))
 
         old, new = A[rows], self.spare_A[line]
         self.weight += (self.scale * B[:, rows]) @ (old - new)
@@ -107,6 +114,12 @@ class VectorAdam(Rule):
         self.exp_avg[where] = self.exp_avg_sq[where] = 0
         self.age[where] = -hold
 
+    def update(self, weights, gradient, lr):
+        step = self.direction(gradient)
+        if self.weight_decay:
+            weights *= 1 - lr * self.weight_decay * (self.age > 0)  # what is held does not decay
+        weights -= lr * step
+
     def direction(self, gradient):
         xp, (b1, b2), m, v = array_module(gradient), self.betas, self.exp_avg, self.exp_avg_sq
         self.age += 1
@@ -133,9 +146,10 @@ def before_step(model, optimizer, step, steps, rng, *, rank, switch_alpha, every
         if isinstance(layer, SwitchLoRALinear):
             count = int(rank * rho / every + rng.random())  # the fraction by chance
             if count:
-                rows_of_A, columns_of_B = layer.switch(count)
-                optimizer.rule(f"{path}.lora_B").restart(rows_of_A, hold)
-                optimizer.rule(f"{path}.lora_A").restart(columns_of_B, hold)
+                rule_A, rule_B = (optimizer.rule(f"{path}.{name}") for name in ("lora_A", "lora_B"))
+                rows, columns = layer.switch(count, *(to_numpy(rule.age).ravel() < 0 for rule in (rule_A, rule_B)))
+                rule_B.restart(rows, hold)
+                rule_A.restart(columns, hold)
 
 
 def held(out_features, in_features, rank, switch_alpha, every, hold):

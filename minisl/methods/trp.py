@@ -7,7 +7,7 @@
 A truncation takes at most 1 - e of ||W||_F^2, and the K updates until the next may bring rank back. l weighs the nuclear norm
 ||W||_* = s_1 + s_2 + ..., whose sub-gradient U_k V_k^T makes all kept singular values smaller by the same.
 
-Beside SLTrain: nothing is factored while it trains. Low rank is an outcome, for each matrix its own, and serves inference only.
+Beside SLTrain: nothing is factored while it trains; low rank is an outcome, for each matrix its own, and serves inference only.
 State: out in weights, and as many of each moment. No training memory is saved.
 Pitfalls: the moments know nothing of a truncation. A random start has no tail to cut: of a square Gaussian matrix e = 0.9 keeps
 half of the singular values, at once. AdamW's N has a full spectrum, so one update later W has full rank again: let --steps be a
@@ -33,10 +33,11 @@ OPTIONS = (
 def truncated(W, energy, shrink):
     """U_k diag(max(s_k - shrink, 0)) V_k^T with the least k that keeps this share of ||W||_F^2."""
     xp = array_module(W)
-    U, s, Vt = xp.linalg.svd(W, full_matrices=False)
+    U, s, Vt = xp.linalg.svd(xp.nan_to_num(W, nan=0, posinf=0, neginf=0), full_matrices=False)  # LAPACK raises
     kept = xp.cumsum(s * s)
     k = int((kept < energy * kept[-1]).sum()) + 1
-    return U[:, :k] * xp.maximum(s[:k] - shrink, 0) @ Vt[:k]
+    cut = U[:, :k] * xp.maximum(s[:k] - shrink, 0) @ Vt[:k]
+    return xp.where(xp.isfinite(W).all(), cut, W)  # what is no number stays so, for the trainer to see
 
 
 class Truncating(Rule):

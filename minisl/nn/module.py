@@ -44,7 +44,7 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def num_parameters(self):
-        """How many numbers are trained."""
+        """How many numbers the Parameters have, also those that a method does not train just now."""
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self):

@@ -7,7 +7,6 @@
 A tall G is turned, so that the products are of as many rows as the shorter side has.
 """
 
-import numpy as np
 
 from minisl.backend import array_module, matmul
 
@@ -35,7 +34,7 @@ def whiten(G, steps=10):
     """
     X = unit(wide(G))
     Y = X @ X.T
-    Z = I = array_module(X).asarray(np.eye(len(Y), dtype=Y.dtype))
+    Z = I = array_module(X).eye(len(Y), dtype=Y.dtype)
     for _ in range(steps):
         T = 1.5 * I - 0.5 * Z @ Y
         Y, Z = Y @ T, T @ Z

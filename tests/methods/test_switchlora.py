@@ -62,13 +62,32 @@ def check_switch():
     assert one.switches.tolist() == [9]
 
 
+def check_waits():
+    """A vector that is held is not switched, in whole runs at several ranks and rates: its turn waits, and comes."""
+    for rank, every in ((2, 10), (3, 12), (8, 6)):
+        method = Method("switchlora", SETTINGS | {"rank": rank, "method_options": {"every": every}})
+        block = Block(layer(rank))
+        optimizer = method.optimizer(block, 0.1)
+        for step in range(1, 61):
+            before = {n: getattr(block.q_proj, n).data.copy() for n in ("lora_A", "lora_B")}
+            held = {n: optimizer.rule(f"q_proj.{n}").age.ravel() < 0 for n in before}
+            method.before_step(block, optimizer, step, 2000, step)
+            for axis, name in ((1, "lora_A"), (0, "lora_B")):
+                assert not (held[name] & (getattr(block.q_proj, name).data != before[name]).any(axis=axis)).any()
+            (block.q_proj(Tensor(X)) ** 2.0).sum().backward()
+            optimizer.step()
+            block.zero_grad()
+        assert block.q_proj.switches[0] > 2
+
+
 def check_adam():
     """Against Adam written out for one number at a time, with a count for each vector, restarts and holds."""
     rng = np.random.default_rng(0)
     b1, b2, eps, lr = 0.9, 0.999, 1e-8, 0.1
     for axis in (0, 1):
         start, gradients = rng.standard_normal((3, 4)), rng.standard_normal((9, 3, 4))
-        rule, weights = VectorAdam(start, axis), start.copy()
+        rule, weights, decay = VectorAdam(start, axis), start.copy(), 0.3
+        rule.weight_decay = decay
         x, m, v, t, rest = start.copy(), np.zeros((3, 4)), np.zeros((3, 4)), [0] * 4, [0] * 4
         for step, gradient in enumerate(gradients):
             for when, vector, hold in ((3, 1, 2), (4, 0, 3), (7, 1, 1)):
@@ -86,6 +105,7 @@ def check_adam():
                     i = (k, other) if axis == 0 else (other, k)
                     m[i] = b1 * m[i] + (1 - b1) * gradient[i]
                     v[i] = b2 * v[i] + (1 - b2) * gradient[i]**2
+                    x[i] *= 1 - lr * decay
                     x[i] -= lr * (m[i] / (1 - b1**t[k])) / (math.sqrt(v[i] / (1 - b2**t[k])) + eps)
             np.testing.assert_allclose(weights, x, rtol=1e-9, atol=1e-12)
 
@@ -129,10 +149,12 @@ def check_frequency():
         optimizer = method.optimizer(block, 0.1)
         for seed in range(2000):
             method.before_step(block, optimizer, step, 100, seed)
+            for rule in optimizer.rules.values():
+                rule.age[...] = 1  # no vector is held
         assert abs(int(block.q_proj.switches[0]) / 2000 - mean) < slack
 
 
-@pytest.mark.parametrize("check", [check_start, check_switch, check_adam, check_counterpart, check_frequency])
+@pytest.mark.parametrize("check", [check_start, check_switch, check_waits, check_adam, check_counterpart, check_frequency])
 def test_law(check):
     check()
 
@@ -170,9 +192,9 @@ def test_activation_checkpointing_changes_no_gradient():
         np.testing.assert_array_equal(gradient, found[1][name], err_msg=name)
 
 
-@pytest.mark.parametrize("rank", [0, 14, 15])
+@pytest.mark.parametrize("rank", [0, 1, 14, 15])
 def test_a_rank_that_leaves_no_candidates(rank):
-    with pytest.raises(InputError, match="1 to 13"):
+    with pytest.raises(InputError, match="2 to 13"):
         layer(rank=rank)
 
 
@@ -180,12 +202,14 @@ test_mutants = mutant_tests([
     (SwitchLoRALinear.switch, "@ (old - new)", "@ (new - old)"),
     (SwitchLoRALinear.switch, "self.scale * (old - new)", "old - new"),
     (SwitchLoRALinear.switch, "A[rows], self.spare_A[line] = new, old", "A[rows] = new"),
-    (SwitchLoRALinear.switch, "(turn + len(A) // 2) % len(A)", "turn % len(A)"),
+    (SwitchLoRALinear.switch, "(turn + r // 2) % r", "turn % r"),
     (SwitchLoRALinear.__init__, "(3 * gain)**0.5 * (r", "gain**0.5 * (r"),
     (VectorAdam.restart, "self.exp_avg[where] = self.exp_avg_sq[where] = 0", "self.exp_avg[where] = 0"),
     (VectorAdam.direction, "gradient * (self.age > 0)", "gradient"),
     (VectorAdam.direction, "xp.maximum(self.age, 1)", "xp.full_like(self.age, self.age.max())"),
-    (switchlora.before_step, '"{path}.lora_B"', '"{path}.lora_A"'),
+    (switchlora.before_step, '("lora_A", "lora_B")', '("lora_B", "lora_A")'),
+    (SwitchLoRALinear.switch, "held.argmax()) if held.any()", "0) if False"),
+    (VectorAdam.update, " * (self.age > 0)", ""),
     (switchlora.before_step, "(0.1 * steps)", "steps"),
     (switchlora.before_step, " + rng.random()", " + 0.5"),
-], check_start, check_switch, check_adam, check_counterpart, check_frequency)
+], check_start, check_switch, check_waits, check_adam, check_counterpart, check_frequency)

@@ -96,13 +96,25 @@ def test_energy_that_cannot_be(energy):
         trp.rule("w", W, SGD, None, every=1, energy=energy, nuclear=0.0)
 
 
+def check_diverged():
+    """A gradient that is no number raises nothing: the weights are no number either, which the trainer sees."""
+    rule, weights = trp.Truncating(SGD(np.zeros((3, 4))), 1, 0.9, 0.0), np.ones((3, 4))
+    rule.update(weights, np.full((3, 4), np.nan), 0.1)
+    assert np.isnan(weights).all()
+
+
+def test_diverged():
+    check_diverged()
+
+
 test_mutants = mutant_tests([
     (trp.truncated, "xp.cumsum(s * s)", "xp.cumsum(s)"),
     (trp.truncated, ".sum()) + 1", ".sum())"),
     (trp.truncated, "energy * kept[-1]", "energy"),
     (trp.truncated, "xp.maximum(s[:k] - shrink, 0)", "s[:k]"),
     (trp.truncated, "xp.maximum(s[:k] - shrink, 0)", "xp.maximum(s[:k], shrink)"),
+    (trp.truncated, "xp.where(xp.isfinite(W).all(), cut, W)", "cut"),
     (trp.Truncating.update, "lr * self.nuclear", "self.nuclear"),
     (trp.Truncating.update, "self.step % self.every == 0", "self.step % self.every == 1"),
     (trp.Truncating.update, "self.inner.weight_decay = self.weight_decay", "pass"),
-], check_truncation, check_steps, check_energy_law, check_base_and_decay)
+], check_truncation, check_steps, check_energy_law, check_base_and_decay, check_diverged)
