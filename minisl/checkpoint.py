@@ -93,7 +93,7 @@ def load_state(run):
     try:
         Settings(**state["settings"]).check()
         wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
-    except (KeyError, TypeError, InputError) as error:
+    except (KeyError, TypeError, AttributeError, InputError) as error:
         wrong = [str(error)]
     if wrong:
         raise InputError(f"{Path(run) / 'state.json'}: damaged or not written by minisl.train ({wrong[0]})")

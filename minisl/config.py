@@ -114,6 +114,10 @@ class Settings:
                 raise InputError(f"--per-layer with --{name.replace('_', '-')} {getattr(self, name)}: {why}; allowed: {off}")
         if not 0 < self.delta < 1:
             raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
+        if self.batch_size * self.seq_len >= 2**31:
+            raise InputError(f"--batch-size {self.batch_size} --seq-len {self.seq_len}: their product must be below {2**31}")
+        if self.min_lr_ratio > 1:
+            raise InputError(f"--min-lr-ratio {self.min_lr_ratio}: must lie between 0 and 1")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or above")
         if self.warmup is not None and not 0 <= self.warmup <= self.steps:
@@ -161,11 +165,31 @@ def read_config(name):
     return read_json(known.get(name, name))
 
 
+def method_of(run):
+    """The method of the run to resume; None where there is none."""
+    try:
+        return read_json(Path(run) / "state.json")["settings"]["method"]
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def unrecognised(words, method):
+    """A sentence about words that are no flags, or flags of other methods."""
+    name = words[0].partition("=")[0].removeprefix("--").replace("-", "_")
+    others = [m for m in methods.available() if name in methods.flags(m)]
+    own = ", ".join("--" + o.replace("_", "-") for o in methods.flags(method)) if method in methods.available() else ""
+    if others:
+        return f"{words[0]}: a flag of {', '.join(others)}; --method {method} has {own or 'no flags of its own'}"
+    return f"unrecognized arguments: {' '.join(words)} (--help lists all flags)"
+
+
 def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA with W = (alpha/r) B A + S."):
     """(Settings, names of the flags that were given). Later wins: defaults, --tiny, flags."""
     first = Parser(add_help=False)
-    first.add_argument("--method", "--peft_model", default=Settings.method)
-    method = first.parse_known_args(argv)[0].method
+    first.add_argument("--method", "--peft_model")
+    first.add_argument("--resume", "--continue_from")
+    method = first.parse_known_args(argv)[0]
+    method = method.method or method_of(method.resume) or Settings.method
     own = methods.flags(method) if method in methods.available() else {}
 
     parser = Parser(prog=prog, description=description, epilog="--method NAME --help lists that method's own flags too")
@@ -184,12 +208,15 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
             "type": type(f.default), "choices": f.choices, "metavar": None if f.choices else name.upper()}
         group.add_argument("--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS,
                            help=f"{f.help} (default: {f.default})".replace("%", "%%"), **kind)
-    given = vars(parser.parse_args(argv))
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise InputError(unrecognised(unknown, method))
+    given = vars(known)
     given["method_options"] = {name: given.pop(name) for name in own if name in given}
     tiny = TINY if given.get("tiny") else {}
     if tiny and "config" in given:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}
-    settings = Settings(**{**tiny, **given})
+    settings = Settings(**{"method": method, **tiny, **given})
     if not (settings.tiny or settings.config or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
     settings.check()

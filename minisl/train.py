@@ -132,7 +132,11 @@ def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
     if stopped and step < settings.steps:
         print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {shlex.quote(str(run))}")
         return 130
-    text = tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(settings.seed, "sample")))
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            text = tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(settings.seed, "sample")))
+    except InputError as error:
+        text = f"(none: {error})"
     checkpoint.write_text(run / "sample.txt", text + "\n")
     print_summary(run, model, xp, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
     return 0

@@ -114,8 +114,8 @@ def test_grid():
 
 
 test_mutants = mutant_tests([
-    (Comparison.tried, "rates[0] ** 2 / rates[1]", "rates[0] / 10"),
-    (Comparison.tried, "best == len(rates) - 1", "False"),
+    (Comparison.tried, "edge * (edge / inner)", "edge / 10"),
+    (Comparison.tried, ", len(rates) - 1: (rates[-1], rates[-2])", ""),
     (Comparison.tried, "if len(rates) > 1 else 0", ""),
     (Comparison.missing, "grid or", "grid +"),
     (Comparison.best, "not in (None, math.inf)", "is not None"),
@@ -135,7 +135,7 @@ def test_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert run_command(compare.main, [*flags, "full", "sltrain:rank=2"]) == 0
     out = capsys.readouterr().out
     assert "| `sltrain:rank=2` |" in out
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["compare.json", "compare.md", "curves.png", "job.json",
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [".lock", "compare.json", "compare.md", "curves.png", "job.json",
                                                                   "perplexity.png", "runs", "weights.json"]
     rows = json.loads((tmp_path / "c/compare.json").read_text())["rows"]
     assert {r["method"]: len(r["curves"]) for r in rows} == {"full": 2, "sltrain:rank=2": 2}
@@ -205,6 +205,12 @@ def test_seconds_become_steps(tmp_path, monkeypatch):
     (["--methods"], ["--methods", "expected at least one"]),
     (["--methods", "lora"], ["'lora'", "sltrain"]),
     (["--methods", "full:ranc=3"], ["--ranc"]),
+    (["--methods", "galore:steps=3"], ["galore:steps=3: --steps is for all methods alike", "--rank"]),
+    (["--methods", "galore:rank=100"], ["galore:rank=100", "1 to 16"]),
+    (["--methods", "full", "galore:evry=2"], ["galore:evry=2"]),
+    (["--methods", "full:every=2"], ["full:every=2", "a flag of", "galore", "--method full has no flags"]),
+    (["--methods", "full", "--lrs", "0", "1e-3"], ["--lrs", "above 0"]),
+    (["--methods", "full", "--tune-steps", "9"], ["--tune-steps 9", "--steps 8"]),
     (["--methods", "full", "--lr=1"], ["--lr", "not for a whole comparison"]),
     (["--methods", "full", "--lrs", "1e-3", "1e-3"], ["--lrs", "given once"]),
     (["--methods", "full", "--lrs", "-1"], ["--lrs"]),
@@ -224,7 +230,36 @@ def test_bad_input(tmp_path, capsys, flags, words_):
 
 def test_another_job_in_the_folder_is_refused(tmp_path):
     settings = Entry("full", job(tmp_path)).settings(0.01, 1)
-    compare.remember(tmp_path / "c", settings, None)
+    compare.remember(tmp_path, settings, None)
     settings.steps = 9
     with pytest.raises(InputError, match="--steps 8, this one has 9"):
-        compare.remember(tmp_path / "c", settings, None)
+        compare.remember(tmp_path, settings, None)
+
+
+def test_two_at_once_in_a_folder_are_refused(tmp_path):
+    folder = tmp_path / "c"
+    with compare.alone_in(folder), pytest.raises(InputError, match="another comparison"), compare.alone_in(folder):
+        pass
+
+
+def test_entries_do_not_share_a_folder(tmp_path):
+    """Two that differ in punctuation, or in a rate's seventh digit; and what says the same is the same."""
+    one, other = (Entry(f"galore:scale=1e{sign}3", job(tmp_path)) for sign in "+-")
+    assert len({e.folder(lr, 1, short) for e in (one, other) for lr in (1e-3, 1.0000001e-3) for short in (None, 4)}) == 8
+    assert Entry("galore:every=2,", job(tmp_path)).label == "galore:every=2"
+
+
+@pytest.mark.parametrize(("content", "file"), [
+    ("{}", "result.json"), ('{"status": "done", "val_loss": "x"}', "result.json"), ('{"full": {}}', "weights.json")])
+def test_damaged_files_are_named(tmp_path, content, file):
+    entry = Entry("full", job(tmp_path))
+    path = tmp_path / ("runs/" + entry.folder(0.01, 1, None) if file == "result.json" else "") / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+    def read():
+        Comparison(tmp_path, [entry], [0.01], [1]).result(entry, 0.01, 1)
+        weigh.weigh_all([entry], tmp_path, print)
+
+    with pytest.raises(InputError, match=f"{file}: damaged"):
+        read()

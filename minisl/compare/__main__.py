@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,13 +18,20 @@ from tqdm import tqdm
 from minisl import checkpoint, plot
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
-from minisl.compare.grid import Comparison, Entry
+from minisl.compare.grid import PROGRAM, Comparison, Entry
+from minisl.compare.run import corpus
 from minisl.compare.weigh import weigh_all
 from minisl.compare.words import report
 from minisl.config import parse
+from minisl.data import make_tokenizer
 from minisl.errors import InputError
 from minisl.nn.config import read_json
 from minisl.parallel import cores
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 NOT_OF_A_JOB = {"method", "lr", "seed", "out", "resume", "device"}
 
@@ -50,20 +58,30 @@ def flags():
 def main(argv):
     args, job = flags().parse_known_args(argv)
     for name in ("lrs", "seeds"):
-        if len(set(values := getattr(args, name))) < len(values) or not all(0 <= v < math.inf for v in values):
-            raise InputError(f"--{name} {' '.join(map(str, values))}: each must be finite, 0 or above, and given once")
+        values, least = getattr(args, name), "above 0" if name == "lrs" else "0 or above"
+        if len(set(values)) < len(values) or not all(0 <= v < math.inf and (v or name == "seeds") for v in values):
+            raise InputError(f"--{name} {' '.join(map(str, values))}: each must be finite, {least}, and given once")
     for name in ("tune_steps", "tokens", "seconds", "jobs"):
         if (value := getattr(args, name)) is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be above 0")
-    settings, given = parse(job, "python -m minisl.compare")
+    settings, given = parse(job, PROGRAM)
     if taken := sorted(given & NOT_OF_A_JOB):
         raise InputError(f"--{taken[0]}: is not for a whole comparison (--help lists its flags)")
     if args.tokens:
         job += ["--steps", str(max(1, args.tokens // (settings.batch_size * settings.accumulate * settings.seq_len)))]
+    if args.tune_steps and args.tune_steps > parse(job)[0].steps:
+        raise InputError(f"--tune-steps {args.tune_steps}: must not be above --steps {parse(job)[0].steps}")
     shared = job if settings.threads else [*job, "--threads", str(max(1, cores() // args.jobs))]
-    labels, out, started = list(dict.fromkeys(args.methods)), Path(args.out), time.perf_counter()
-    entries = [Entry(label, shared) for label in labels]
-    remember(out, parse(job)[0], args.seconds)
+    out, started = Path(args.out), time.perf_counter()
+    entries = list({entry.label: entry for entry in (Entry(text, shared) for text in args.methods)}.values())
+    make_tokenizer(settings.tokenizer, corpus(tuple(settings.data)).train, settings.model_config().vocab_size)
+    with alone_in(out):
+        remember(out, parse(job)[0], args.seconds)
+        return compare(args, argv, entries, job, out, started)
+
+
+def compare(args, argv, entries, job, out, started):
+    """Train, weigh, and write what came of it."""
 
     def say(line):
         tqdm.write(line, file=sys.stderr)
@@ -72,30 +90,44 @@ def main(argv):
     if not comparison.run(args.jobs, say):
         print(f"stopped, and saved; the same command goes on (--out {out})")
         return 130
-    rows = comparison.rows(weigh_all([Entry(label, job) for label in labels], out, say))
+    rows = comparison.rows(weigh_all([Entry(entry.label, job) for entry in entries], out, say))
     checkpoint.write_json(out / "compare.json", {"command": shlex.join(["python", "-m", "minisl.compare", *argv]), "rows": rows})
     checkpoint.write_text(out / "compare.md", report(rows))
-    if trained := [r for r in rows if "lr" in r]:
+    trained = [r for r in rows if "lr" in r]
+    if trained:
         with checkpoint.replacing(out / "perplexity.png", out / "curves.png") as [circles, curves]:
             plot.circles_figure(circles, trained)
             plot.curves_figure(curves, trained)
-    print(f"{report(rows)}\n{out} holds compare.json, compare.md and figures ({(time.perf_counter() - started) / 60:.0f} minutes "
-          "this time)")
+    print(f"{report(rows)}\n{out} holds compare.json and compare.md{', perplexity.png and curves.png' if trained else ''} "
+          f"({(time.perf_counter() - started) / 60:.0f} minutes this time)")
+
+
+@contextmanager
+def alone_in(out):
+    """Hold the folder. Raises InputError where another comparison is at work there, or it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "w")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    with lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"--out {out}: another comparison is at work there; choose another folder, or wait") from None
+        yield
 
 
 def remember(out, settings, seconds):
-    """Write what is compared on. Raises InputError where the folder belongs to another job, or cannot be written."""
+    """Write what is compared on. Raises InputError where the folder belongs to another job."""
     job = {k: v for k, v in settings.to_dict().items() if k not in NOT_OF_A_JOB | {"threads", "method_options"}}
     job["seconds"] = seconds
     before = read_json(out / "job.json") if (out / "job.json").exists() else job
     for name in sorted(k for k in job if job[k] != before.get(k)):
         raise InputError(f"--out {out}: holds a comparison with --{name.replace('_', '-')} {before.get(name)}, this one has "
                          f"{job[name]}; choose another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(out / "job.json", job)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    checkpoint.write_json(out / "job.json", job)
 
 
 if __name__ == "__main__":

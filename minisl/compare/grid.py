@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import zlib
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,31 +10,54 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minisl.compare.run import begin_process, one_run
-from minisl.compare.weigh import step_seconds
+from minisl.compare.weigh import material, step_seconds
 from minisl.config import parse
+from minisl.errors import InputError
 from minisl.nn.config import read_json
 
+PROGRAM = "python -m minisl.compare"
+OF_A_METHOD = {  # flags of minisl.train that may be one method's alone
+    "rank", "delta", "alpha", "learned_scale", "algorithm", "initializer_range", "optimizer", "per_layer", "weight_decay",
+    "clip_norm", "schedule", "warmup", "min_lr_ratio", "decay_fraction", "uba_phi", "activation_checkpointing"}
 OUTSIDE = 3  # how many learning rates beyond the grid are tried at most
 
 
 class Entry:
     """A method as it was asked for: "galore", or "galore:every=50,projector=dct" with flags for it alone.
 
-    job: the flags of minisl.train that all methods share. Raises InputError where a flag or value cannot be.
+    job: the flags of minisl.train that all methods share. Raises InputError where a flag or value cannot be, before anything is
+    trained.
     """
 
     def __init__(self, text, job):
-        self.label, (name, _, flags) = text, text.partition(":")
-        words = [flag.partition("=") for flag in flags.split(",") if flag]
-        self.flags = [*job, "--method", name, *("--" + key + equals + value for key, equals, value in words)]
-        self.settings(0.0, 0)
+        name, *flags = text.replace(":", ",", 1).split(",")
+        flags = [f"--{flag}" for flag in flags if flag]
+        self.label = f"{name}:{','.join(flag[2:] for flag in flags)}" if flags else name
+        self.flags = [*job, "--method", name, *flags]
+        try:
+            _, given = parse(["--tiny", "--method", name, *flags], PROGRAM)
+            if other := sorted(given - OF_A_METHOD - {"tiny", "method", "method_options"}):
+                raise InputError(f"--{other[0].replace('_', '-')} is for all methods alike; one may have its own flags and "
+                                 f"--{', --'.join(sorted(OF_A_METHOD)).replace('_', '-')}")
+            material(self.settings(1e-3, 0), weightless=True)[2].check()
+        except InputError as error:
+            raise InputError(f"--methods {text}: {error}") from None
 
     def settings(self, lr, seed):
-        return parse([*self.flags, "--lr", repr(lr), "--seed", str(seed)], "python -m minisl.compare")[0]
+        return parse([*self.flags, "--lr", repr(lr), "--seed", str(seed)], PROGRAM)[0]
 
     def folder(self, lr, seed, short):
         safe = "".join(c if c.isalnum() or c in "_.-" else "-" for c in self.label)
-        return f"{safe}-lr{lr:g}-seed{seed}" + (f"-steps{short}" if short else "")
+        return f"{safe}-{zlib.crc32(self.label.encode()):08x}-lr{lr!r}-seed{seed}" + (f"-steps{short}" if short else "")
+
+
+def checked(result, path):
+    """A result of `one_run`. Raises InputError unless it is one."""
+    numbers = ("steps", "seconds", *(("val_loss", "bits_per_byte") if result.get("status") == "done" else ()))
+    if result.get("status") not in ("done", "diverged") or not isinstance(result.get("curve"), list) or any(
+            type(result.get(name)) not in (int, float) for name in numbers):
+        raise InputError(f"{path}: damaged; remove its folder and the run is made again")
+    return result
 
 
 class Comparison:
@@ -53,7 +77,7 @@ class Comparison:
         key = entry.label, lr, seed, short
         path = self.out / "runs" / entry.folder(lr, seed, short) / "result.json"
         if key not in self.results and path.exists():
-            self.results[key] = read_json(path)
+            self.results[key] = checked(read_json(path), path)
         return self.results.get(key)
 
     def loss(self, entry, lr):
@@ -69,12 +93,10 @@ class Comparison:
             if None in losses or min(losses) == math.inf:
                 break
             best = losses.index(min(losses))
-            if best == 0:
-                rates.insert(0, float(f"{rates[0] ** 2 / rates[1]:.2g}"))
-            elif best == len(rates) - 1:
-                rates.append(float(f"{rates[-1] ** 2 / rates[-2]:.2g}"))
-            else:
+            edge, inner = {0: (rates[0], rates[1]), len(rates) - 1: (rates[-1], rates[-2])}.get(best, (None, None))
+            if not edge or not 1e-12 < (beyond := float(f"{edge * (edge / inner):.2g}")) < 1e6 or beyond in rates:
                 break
+            rates = sorted([*rates, beyond])
         return rates
 
     def best(self, entry):

@@ -5,6 +5,7 @@ import time
 
 from minisl import checkpoint, kernels
 from minisl.backend import generator
+from minisl.errors import InputError
 from minisl.memory.formula import all_held, estimate
 from minisl.memory.measure import KINDS, measure
 from minisl.methods import Method
@@ -19,6 +20,9 @@ def weigh_all(entries, out, say, turns=3):
     """
     path = out / "weights.json"
     found, speeds = (read_json(path) if path.exists() else {}), {}
+    for label, entry in found.items():
+        if not isinstance(entry, dict) or entry.keys() != {"parameters", "estimated", "measured", "tokens_per_second"}:
+            raise InputError(f"{path}: damaged at {label}; remove it and the steps are measured again")
     todo = [e for e in entries if e.label not in found]
     for turn in range(turns if todo else 0):
         for entry in todo:
@@ -64,10 +68,10 @@ def weigh(settings):
             "measured": {kind: measured["most"][kind] for kind in KINDS} | {"peak": measured["peak"]}}
 
 
-def material(settings):
-    """(method, model, optimizer, token ids) of a job."""
+def material(settings, weightless=False):
+    """(method, model, optimizer, token ids) of a job; weightless: the model only has shapes."""
     config, method = settings.model_config(), Method(settings.method, settings.to_dict())
-    model = method.build(config, generator(settings.seed, "init"), settings.dtype)
+    model = method.build(config, None if weightless else generator(settings.seed, "init"), settings.dtype)
     model.model.activation_checkpointing = settings.activation_checkpointing
     optimizer = method.optimizer(model, settings.lr, settings.optimizer, settings.weight_decay, settings.seed)
     if settings.per_layer:

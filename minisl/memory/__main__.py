@@ -6,8 +6,9 @@
 """
 
 import sys
+from pathlib import Path
 
-from minisl import kernels
+from minisl import checkpoint, kernels
 from minisl.backend import generator
 from minisl.command import Parser, run_command
 from minisl.config import Settings, parse
@@ -21,9 +22,11 @@ from minisl.metrics import peak_memory
 
 def main(argv):
     own, rest = flags().parse_known_args(argv)
+    if own.plot is not None and (not own.plot.endswith(".png") or not Path(own.plot).parent.is_dir() or Path(own.plot).is_dir()):
+        raise InputError(f"--plot {own.plot}: must be a file in a folder that exists, and end in .png")
     if own.paper:
         if rest or own.measure or own.method:
-            raise InputError(f"--paper {' '.join(rest)}: takes no other flag but --plot")
+            raise InputError(f"{' '.join(['--paper', *rest])}: takes no other flag but --plot")
         return show_paper(own.plot)
     jobs = [parse([*rest, "--method", name], prog="python -m minisl.memory")[0] for name in own.method or [Settings.method]]
     if jobs[0].device != "cpu":
@@ -102,7 +105,8 @@ def draw(path, rows, title):
     try:
         from minisl.plot import memory_figure
 
-        memory_figure(path, [r | {"found": at_peak(r["found"])} for r in rows], title)
+        with checkpoint.replacing(path) as [temporary]:
+            memory_figure(temporary, [r | {"found": at_peak(r["found"])} for r in rows], title)
     except ImportError as error:
         raise InputError(f"--plot {path}: matplotlib does not work here ({error})") from None
     print(f"{path} written")

@@ -35,7 +35,7 @@ from minisl.optim import RULES, Optimizer
 class Flag:
     """A setting of one method: `--name` (with dashes) of minisl.train. Its type is the default's.
 
-    choices: what is allowed; a number is from low to below high.
+    choices: what is allowed; low, high: the least and the largest number that is.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Flag:
     help: str
     choices: tuple | None = None
     low: float = 0
-    high: float = 2**31
+    high: float = 2**31 - 1
 
     def check(self, value):
         """Raises InputError for a value that cannot be."""
@@ -52,8 +52,8 @@ class Flag:
             raise InputError(f"{name} {value!r}: must be {kind.__name__}")
         if self.choices and value not in self.choices:
             raise InputError(f"{name} {value}: unknown; allowed: {', '.join(self.choices)}")
-        if kind in (int, float) and not self.low <= value < self.high:
-            raise InputError(f"{name} {value}: must be at least {self.low} and below {self.high}")
+        if kind in (int, float) and not self.low <= value <= self.high:
+            raise InputError(f"{name} {value}: must lie between {self.low} and {self.high}")
 
 
 @dataclass(frozen=True)

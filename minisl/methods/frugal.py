@@ -35,7 +35,7 @@ from minisl.optim.projectors import Projector
 
 OPTIONS = (
     Flag("split", "blocks", "what is state-full: layers in turn, or a subspace of each gradient", ("blocks", "svd", "random")),
-    Flag("density", 0.25, "rho: the part that is state-full, from 0 (signSGD) to 1 (Adam)"),
+    Flag("density", 0.25, "rho: the part that is state-full, from 0 (signSGD) to 1 (Adam)", high=1),
     Flag("every", 200, "updates until another part is state-full", low=1),
     Flag("free_rate", 1.0, "rate of the signs over --lr"),
 )

@@ -32,8 +32,8 @@ from minisl.nn.module import Module, Parameter
 
 OPTIONS = (
     "rank",
-    Flag("columns", 0.05, "fraction p of the input columns that are kept"),
-    Flag("gamma", 0.5, "weight g of the low-rank part; the columns have 1 - g"),
+    Flag("columns", 0.05, "fraction p of the input columns that are kept", high=1),
+    Flag("gamma", 0.5, "weight g of the low-rank part; the columns have 1 - g", high=1),
     Flag("activation", "identity", "f between the factors", choices=("identity", "silu")),
     Flag("choice", "residual", "columns by norm beyond rank r, by norm, or at random", choices=("residual", "norm", "random")),
 )

@@ -25,7 +25,7 @@ from minisl.optim import Rule
 from minisl.optim.orthogonal import newton_schulz
 
 SCALES = {"moonlight": lambda m, n: 0.2 * max(m, n) ** 0.5, "original": lambda m, n: max(1, m / n) ** 0.5}
-OPTIONS = (Flag("momentum", 0.95, "b of the momentum", high=1),
+OPTIONS = (Flag("momentum", 0.95, "b of the momentum", high=0.9999),
            Flag("update_scale", "moonlight", "size of a step: 0.2 sqrt(max(out, in)), or sqrt(max(1, out/in))", tuple(SCALES)))
 
 

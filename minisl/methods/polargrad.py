@@ -23,7 +23,7 @@ from minisl.methods import Flag, Held
 from minisl.optim import Rule
 from minisl.optim.orthogonal import polar
 
-OPTIONS = (Flag("momentum", 0.95, "b of the momentum", high=1),
+OPTIONS = (Flag("momentum", 0.95, "b of the momentum", high=0.9999),
            Flag("order", "momentum-first", "polar factor of the momentum, or momentum of polar factors",
                 ("momentum-first", "polar-first")),
            Flag("matrix_lr", 1.0, "rate of the blocks' matrices, in --lr"))

@@ -31,7 +31,7 @@ from minisl.nn.module import Module, Parameter
 
 OPTIONS = ("rank", "alpha",
            Flag("every", 5000, "updates from merge to merge", low=1),
-           Flag("warm_start", 0.25, "part of the run, 0 to 1, that trains in full rank first"),
+           Flag("warm_start", 0.25, "part of the run, 0 to 1, that trains in full rank first", high=1),
            Flag("rewarm", 100, "updates of warm-up after the warm start and after each merge"))
 
 

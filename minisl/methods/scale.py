@@ -20,7 +20,7 @@ from minisl.backend import array_module
 from minisl.methods import Flag, Held, trained
 from minisl.optim import Rule
 
-OPTIONS = (Flag("momentum", 0.9, "b of the output head's momentum", high=1),)
+OPTIONS = (Flag("momentum", 0.9, "b of the output head's momentum", high=0.9999),)
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 

@@ -35,7 +35,7 @@ OPTIONS = (
     Flag("every", 500, "T: updates from reset to reset of the moments", low=1),
     Flag("rewarm", 150, "N: updates of warm-up after a reset"),
     Flag("threshold", 5000.0, "theta: g^2 over v from which on a gradient is a spike"),
-    Flag("density", 1.0, "d: the part of each matrix that has moments and moves, above 0, up to 1"),
+    Flag("density", 1.0, "d: the part of each matrix that has moments and moves, above 0, up to 1", high=1),
     Flag("reset_count", False, "start Adam's bias correction again at a reset, too"),
 )
 QUIET = 20  # updates after a reset before anything is clipped

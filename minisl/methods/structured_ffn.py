@@ -42,7 +42,7 @@ OPTIONS = (
     "rank",
     Flag("kind", "low_rank", "the structure", choices=("low_rank", "block_dense", "block_shuffle")),
     Flag("blocks", 4, "blocks b of block_dense", low=1),
-    Flag("guided", 0.5, "share of the run in which a dense guide helps; 0: none"),
+    Flag("guided", 0.5, "share of the run in which a dense guide helps; 0: none", high=1),
 )
 
 

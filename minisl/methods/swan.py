@@ -22,7 +22,8 @@ from minisl.methods import Flag, Held
 from minisl.optim import Rule
 from minisl.optim.orthogonal import norm, whiten
 
-OPTIONS = (Flag("centre", True, "subtract each row's mean"), Flag("iterations", 10, "steps of the whitening iteration", low=1))
+OPTIONS = (Flag("centre", True, "subtract each row's mean"),
+           Flag("iterations", 10, "steps of the whitening iteration", low=1, high=100))
 
 
 class Swan(Rule):

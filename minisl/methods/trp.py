@@ -25,7 +25,7 @@ from minisl.optim import Rule
 
 OPTIONS = (
     Flag("every", 20, "updates between truncations", low=1),
-    Flag("energy", 0.9, "share e of the sum of squared singular values that a truncation keeps"),
+    Flag("energy", 0.9, "share e of the sum of squared singular values that a truncation keeps", high=1),
     Flag("nuclear", 3e-4, "weight of the nuclear norm; 0 leaves it out"),
 )
 
