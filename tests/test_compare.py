@@ -32,7 +32,7 @@ class Known(Comparison):
     """A comparison whose runs are a function of the learning rate and the seed."""
 
     def __init__(self, loss_of, rates, seeds=(1, 2, 3), short=None):
-        self.short = short
+        self.short, self.grow = short, 3
         self.entries, self.rates, self.seeds = [Entry("full", ["--tiny"])], sorted(rates), seeds
         self.results, self.loss_of, self.made = {}, loss_of, []
 
@@ -211,6 +211,7 @@ def test_seconds_become_steps(tmp_path, monkeypatch):
     (["--methods", "full:every=2"], ["full:every=2", "a flag of", "galore", "--method full has no flags"]),
     (["--methods", "full", "--lrs", "0", "1e-3"], ["--lrs", "above 0"]),
     (["--methods", "full", "--tune-steps", "9"], ["--tune-steps 9", "--steps 8"]),
+    (["--methods", "full", "--grow", "-1"], ["--grow -1"]),
     (["--methods", "full", "--lr=1"], ["--lr", "not for a whole comparison"]),
     (["--methods", "full", "--lrs", "1e-3", "1e-3"], ["--lrs", "given once"]),
     (["--methods", "full", "--lrs", "-1"], ["--lrs"]),

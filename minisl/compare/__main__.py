@@ -43,6 +43,7 @@ def flags():
                         help="names, with flags of their own as in galore:every=50,projector=dct")
     parser.add_argument("--lrs", nargs="+", type=float, default=[1e-3, 3e-3, 1e-2, 3e-2], metavar="LR",
                         help="learning rates to begin with")
+    parser.add_argument("--grow", type=int, default=3, help="how many rates beyond these are tried at most, towards the best")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 1, 2], metavar="SEED",
                         help="the first one chooses the learning rate")
     parser.add_argument("--tune-steps", type=int, help="updates of the runs that choose the learning rate (left out: --steps)")
@@ -61,6 +62,8 @@ def main(argv):
         values, least = getattr(args, name), "above 0" if name == "lrs" else "0 or above"
         if len(set(values)) < len(values) or not all(0 <= v < math.inf and (v or name == "seeds") for v in values):
             raise InputError(f"--{name} {' '.join(map(str, values))}: each must be finite, {least}, and given once")
+    if args.grow < 0:
+        raise InputError(f"--grow {args.grow}: must be 0 or above")
     for name in ("tune_steps", "tokens", "seconds", "jobs"):
         if (value := getattr(args, name)) is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be above 0")
@@ -86,7 +89,7 @@ def compare(args, argv, entries, job, out, started):
     def say(line):
         tqdm.write(line, file=sys.stderr)
 
-    comparison = Comparison(out, entries, args.lrs, args.seeds, args.tune_steps, args.seconds, args.keep_weights)
+    comparison = Comparison(out, entries, args.lrs, args.seeds, args.grow, args.tune_steps, args.seconds, args.keep_weights)
     if not comparison.run(args.jobs, say):
         print(f"stopped, and saved; the same command goes on (--out {out})")
         return 130

@@ -19,7 +19,6 @@ PROGRAM = "python -m minisl.compare"
 OF_A_METHOD = {  # flags of minisl.train that may be one method's alone
     "rank", "delta", "alpha", "learned_scale", "algorithm", "initializer_range", "optimizer", "per_layer", "weight_decay",
     "clip_norm", "schedule", "warmup", "min_lr_ratio", "decay_fraction", "uba_phi", "activation_checkpointing"}
-OUTSIDE = 3  # how many learning rates beyond the grid are tried at most
 
 
 class Entry:
@@ -63,12 +62,12 @@ def checked(result, path):
 class Comparison:
     """All runs of one job, done and to do, in one folder.
 
-    short: updates of the runs that choose the learning rate; None: as many as of the others. seconds: what each run may take,
-    instead of a number of updates.
+    grow: how many learning rates beyond the grid are tried at most. short: updates of the runs that choose the learning rate;
+    None: as many as of the others. seconds: what each run may take, instead of a number of updates.
     """
 
-    def __init__(self, out, entries, rates, seeds, short=None, seconds=None, keep_weights=False):
-        self.out, self.entries, self.rates, self.seeds = Path(out), entries, sorted(rates), seeds
+    def __init__(self, out, entries, rates, seeds, grow=3, short=None, seconds=None, keep_weights=False):
+        self.out, self.entries, self.rates, self.seeds, self.grow = Path(out), entries, sorted(rates), seeds, grow
         self.short, self.seconds, self.keep_weights = short, seconds, keep_weights
         self.results, self.steps = {}, {}
 
@@ -88,7 +87,7 @@ class Comparison:
     def tried(self, entry):
         """The learning rates of the first seed: the grid, and beyond it as long as the best is the least or the largest."""
         rates = list(self.rates)
-        for _ in range(OUTSIDE if len(rates) > 1 else 0):
+        for _ in range(self.grow if len(rates) > 1 else 0):
             losses = [self.loss(entry, lr) for lr in rates]
             if None in losses or min(losses) == math.inf:
                 break

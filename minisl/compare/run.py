@@ -7,6 +7,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from minisl import checkpoint, kernels, metrics, train
 from minisl.backend import keep_freed_memory
 from minisl.data import load_corpus
@@ -35,7 +37,10 @@ def one_run(settings, run, keep_weights):
     if not resumed or resumed["step"] < settings.steps:
         with (open(run / "train.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log),
               kernels.running(settings.backend, settings.threads, print, dtype=settings.dtype) as on):
-            code = train.train(settings, run, resumed, on=on, corpus=corpus(tuple(settings.data)))
+            try:
+                code = train.train(settings, run, resumed, on=on, corpus=corpus(tuple(settings.data)))
+            except np.linalg.LinAlgError:  # a decomposition of what are no numbers
+                code = 1
     if code == 130:
         return None
     records = metrics.read(run / "metrics.jsonl")
