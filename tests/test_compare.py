@@ -131,6 +131,7 @@ test_mutants = mutant_tests([
 def test_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     """Two methods, two seeds; again at no cost; one more method later. A run's result is the one of minisl.train alone."""
     monkeypatch.setattr(grid, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(weigh, "step_seconds", lambda settings: 0.01)
     flags = [*job(tmp_path), "--lrs", "0.01", "--seeds", "1", "2", f"--out={tmp_path / 'c'}", "--methods"]
     assert run_command(compare.main, [*flags, "full", "sltrain:rank=2"]) == 0
     out = capsys.readouterr().out

@@ -206,7 +206,7 @@ def test_shapes_that_cannot_be(options, match):
 
 
 def test_share_that_cannot_be():
-    with pytest.raises(InputError, match="at most 1"):
+    with pytest.raises(InputError, match="between 0 and 1"):
         start(guided=1.5)
 
 

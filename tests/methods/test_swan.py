@@ -85,7 +85,7 @@ def test_state():
 
 
 def test_no_iterations_are_refused():
-    with pytest.raises(InputError, match="--iterations 0: must be at least 1"):
+    with pytest.raises(InputError, match="--iterations 0: must lie between 1 and 100"):
         Method("swan", SETTINGS | {"method_options": {"iterations": 0}})
 
 
