@@ -76,18 +76,21 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 def circles_figure(path, rows):
     """Perplexity against what is kept in memory, a circle a method, its area the number of parameters (SLTrain, figure 1).
 
-    rows: of `minisl.compare`.
+    rows: of `minisl.compare`, the best first; a circle's number is its place.
     """
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     largest = max(r["parameters"] for r in rows)
-    for k, r in enumerate(sorted(rows, key=lambda r: -r["parameters"])):
+    for k, r in enumerate(rows):
         x, y = sum(r["measured"][kind] for kind in ("weights", "indices", "optimizer")) / 1e6, r["perplexity"]
-        axes.scatter(x, y, s=900 * r["parameters"] / largest, color=PALETTE[k % len(PALETTE)], alpha=0.45, linewidth=0)
-        axes.annotate(r["method"], (x, y), ha="center", va="center", fontsize=7)
-    axes.set(xlabel="weights, indices and optimizer state (MB)", ylabel="validation perplexity",
+        axes.scatter(x, y, s=700 * r["parameters"] / largest, color=PALETTE[k % len(PALETTE)], alpha=0.45, linewidth=0)
+        axes.annotate(str(k + 1), (x, y), ha="center", va="center", fontsize=7)
+    names = "\n".join(f"{k}  {r['method']}" for k, r in enumerate(rows, 1))
+    axes.text(1.02, 1, names, transform=axes.transAxes, va="top", fontsize=7, linespacing=1.4)
+    axes.set(xlabel="weights, indices and optimizer state (MB)", ylabel="validation perplexity", yscale="log",
              title="Circle area: number of parameters")
-    axes.margins(0.12)
+    plain_log(axes.yaxis)
+    axes.margins(0.08)
     finish(plt, figure, path)
 
 
