@@ -24,7 +24,6 @@ W + s B A is built, then multiplied by: for n tokens 3 n out in + O(r out in) pr
 
 from minisl.autograd import Function, ops
 from minisl.backend import array_module
-from minisl.errors import InputError
 from minisl.methods import Flag, check_rank, trained
 from minisl.nn import init
 from minisl.nn.module import Module, Parameter
@@ -94,8 +93,6 @@ class ReLoRALinear(Module):
 
 
 def linear(in_features, out_features, rng, dtype, *, rank, alpha, every, warm_start, rewarm):
-    if warm_start > 1:
-        raise InputError(f"--warm-start {warm_start}: is a part of the run; allowed: 0 to 1")
     return ReLoRALinear(in_features, out_features, rng, dtype, rank=rank, alpha=alpha)
 
 

@@ -138,8 +138,6 @@ class Guided(Module):
 
 
 def linear(in_features, out_features, rng, dtype, guided, **options):
-    if guided > 1:
-        raise InputError(f"--guided {guided}: a share of the run, so at most 1")
     student = StructuredLinear(in_features, out_features, rng, dtype, **options)
     return Guided(student, rng) if guided else student
 
