@@ -91,7 +91,7 @@ def load_state(run):
         raise InputError(f"{run}: not a run (it has no state.json); give a folder that minisl.train wrote to --out")
     state = read_json(Path(run) / "state.json")
     try:
-        Settings(**state["settings"]).check()
+        state["settings"] = Settings.from_dict(state["settings"]).to_dict()  # with defaults for what an older one lacks
         wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
     except (KeyError, TypeError, AttributeError, InputError) as error:
         wrong = [str(error)]
@@ -122,7 +122,10 @@ def load_model(run):
     weights, _ = read_tensors(run / "model.safetensors")
     if (run / "state.json").is_file():
         check_hash(run / "model.safetensors", load_state(run))
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{run / 'model.safetensors'}: {error}") from None
     return model
 
 
