@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -227,17 +227,33 @@ def prepare(argv):
         if saved.steps <= state["step"]:
             raise InputError(f"--resume {run}: already at step {state['step']} of {saved.steps}; give a larger --steps to go on")
         return saved, run, state
-    run = Path(settings.out) if settings.out else next_run(settings.method)
+    return settings, Path(settings.out) if settings.out else next_run(settings.method), None
+
+
+@contextmanager
+def folder_of(run, settings):
+    """A new run's folder for the block; folders made here that hold nothing where it fails are removed again.
+
+    Raises InputError where there is a run, something else is in it, or it cannot be written.
+    """
+    made = []
     try:
-        run.mkdir(parents=True, exist_ok=settings.out is not None)
-        if (run / "state.json").exists():
-            raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
-        if any(run.iterdir()):
-            raise InputError(f"--out {run}: is not empty; choose another folder")
-        tempfile.TemporaryFile(dir=run).close()  # can we write here?
-    except OSError as error:
-        raise InputError(f"--out {run}: cannot be written ({error.strerror})") from None
-    return settings, run, None
+        try:
+            made = [p for p in (run, *run.parents) if not p.exists()]
+            run.mkdir(parents=True, exist_ok=settings.out is not None)
+            if (run / "state.json").exists():
+                raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
+            if any(run.iterdir()):
+                raise InputError(f"--out {run}: is not empty; choose another folder")
+            tempfile.TemporaryFile(dir=run).close()  # can we write here?
+        except OSError as error:
+            raise InputError(f"--out {run}: cannot be written ({error.strerror})") from None
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def next_run(method):
@@ -249,19 +265,16 @@ def next_run(method):
 def main(argv):
     settings, run, state = prepare(argv)
     keep_freed_memory()
-    try:
-        def say(line):
-            tqdm.write(line, file=sys.stderr)  # the bar may be there already
 
+    def say(line):
+        tqdm.write(line, file=sys.stderr)  # the bar may be there already
+
+    with nullcontext() if state else folder_of(run, settings):
         xp, _ = choose_device(settings.device)
         with (kernels.running(settings.backend, settings.threads, say, xp, settings.dtype) as on,
               matmul_precision(settings.matmul_precision, xp)):
             kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
             return train(settings, run, state, xp, on)
-    except BaseException:
-        with suppress(OSError):  # nothing was written yet: leave no empty folder behind
-            run.rmdir()
-        raise
 
 
 if __name__ == "__main__":
