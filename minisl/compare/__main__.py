@@ -110,7 +110,7 @@ def alone_in(out):
     """Hold the folder. Raises InputError where another comparison is at work there, or it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")
+        lock = open(out / ".lock", "a")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     with lock:
@@ -130,7 +130,8 @@ def remember(out, settings, seconds):
     for name in sorted(k for k in job if job[k] != before.get(k)):
         raise InputError(f"--out {out}: holds a comparison with --{name.replace('_', '-')} {before.get(name)}, this one has "
                          f"{job[name]}; choose another folder")
-    checkpoint.write_json(out / "job.json", job)
+    if not (out / "job.json").exists():
+        checkpoint.write_json(out / "job.json", job)
 
 
 if __name__ == "__main__":
