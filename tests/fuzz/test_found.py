@@ -133,6 +133,7 @@ def tokenizer(tmp_path, **parts):
     {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},  # a panic, which is no Exception
     {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff" * 12).decode()}},  # asked for 8 GB
     {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a"}},  # a panic at the first text
+    {"model": {"type": "BPE", "vocab": {"<|endoftext|>": 2**32 - 1, "a": 1}, "merges": []}},  # 17 GB to write it
     {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
     {"model": {"type": "WordLevel", "vocab": {"<|endoftext|>": 0, "The": 1}, "unk_token": "?"}},  # Exception at the first text
 ])
