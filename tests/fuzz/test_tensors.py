@@ -96,7 +96,7 @@ def other_arrays(draw, arrays):
             array = draw(st.sampled_from((array[None], array.reshape(-1), array.T, array.reshape(-1)[:0], array.reshape(-1)[:1])))
         elif how == "named":
             arrays[draw(st.one_of(TEXT.filter(lambda text: text.isprintable()), st.sampled_from(sorted(arrays))))] = array
-        arrays[name] = np.ascontiguousarray(array)
+        arrays[name] = np.array(array, order="C")  # not ascontiguousarray, which gives a number an axis
         if how == "missing" and len(arrays) > 1:
             del arrays[name]
     return arrays
