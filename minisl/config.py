@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -22,11 +23,12 @@ TINY = {
     "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
-              "activation_checkpointing", "matmul_precision", "keep_blas"}
+MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
+              "device", "threads", "activation_checkpointing", "matmul_precision", "keep_blas", "data_workers",
+              "shard_optimizer", "tensorboard"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads", "parts")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "keep", "rank", "threads", "parts")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -76,13 +78,20 @@ class Settings:
     backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
     threads: int | None = flag(None, "cores to use (left out: all); no result depends on it")
     parts: int = flag(1, "compute a batch in this many parts, each on one core: for small models")
+    shard_optimizer: bool = flag(False, "of several processes, each keeps the optimizer's state of its part of the parameters")
     matmul_precision: str = flag("float32", "how a GPU rounds what it multiplies in float32", choices=PRECISIONS)
     activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
     keep_blas: bool = flag(False, "do not start again where OpenBLAS has better kernels for this CPU")
     eval_every: int = flag(1000, "updates between evaluations", "--eval_every")
-    save_every: int = flag(1000, "updates between checkpoints", "--save_every")
+    save_every: int = flag(1000, "updates between checkpoints; the best of an evaluation is saved too", "--save_every")
+    keep: int = flag(2, "how many checkpoints to keep, beside the best")
+    on_nan: str = flag("stop", "where the loss is no number: stop, or go back to the last checkpoint and on with the batches "
+                       "after the one that did it", choices=("stop", "rollback"))
+    max_spike: float = flag(0.0, "take a loss this many nats above its recent mean for no number; 0 does not look")
     out: str | None = flag(None, "the run's folder (left out: runs/001-METHOD, counting up)", "--save_dir")
-    resume: str | None = flag(None, "continue the run in this folder", "--continue_from")
+    resume: str | None = flag(None, "continue the run in this folder; auto: in --out, or the newest of this method, or begin one",
+                              "--continue_from")
+    tensorboard: bool = flag(False, "write event files for TensorBoard too (extra tensorboard)")
     method_options: dict = field(default_factory=dict)  # of the method's own flags, those that were given
 
     def __post_init__(self):
@@ -167,10 +176,10 @@ def read_config(name):
 
 def method_of(run):
     """The method of the run to resume; None where there is none."""
-    try:
-        return read_json(Path(run) / "state.json")["settings"]["method"]
-    except (InputError, KeyError, TypeError):
-        return None
+    for path in sorted(Path(run or "").glob("step-*/state.json"), reverse=True):
+        with suppress(InputError, KeyError, TypeError):
+            return read_json(path)["settings"]["method"]
+    return None
 
 
 def unrecognised(words, method):
@@ -212,12 +221,26 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
     if unknown:
         raise InputError(unrecognised(unknown, method))
     given = vars(known)
-    given["method_options"] = {name: given.pop(name) for name in own if name in given}
+    settings = settings_from(given | {"method": given.get("method", method)})
+    return settings, set(given) - set(own) | {"method_options"}
+
+
+def settings_from(given):
+    """Settings from the flags that were given, as a dictionary. Later wins: defaults, --tiny, flags.
+
+    Raises InputError: an unknown flag, a value that cannot be, nothing to train.
+    """
+    given = dict(given)
+    method = given.get("method", Settings.method)
+    own = methods.flags(method) if method in methods.available() else {}
+    if unknown := sorted(given.keys() - own.keys() - {f.name for f in FLAGS}):
+        raise InputError(unrecognised(["--" + unknown[0].replace("_", "-")], method))
+    options = {name: given.pop(name) for name in own if name in given}
     tiny = TINY if given.get("tiny") else {}
     if tiny and "config" in given:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}
-    settings = Settings(**{"method": method, **tiny, **given})
+    settings = Settings(**{**tiny, **given, "method_options": options})
     if not (settings.tiny or settings.config or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
     settings.check()
-    return settings, set(given)
+    return settings

@@ -1,6 +1,7 @@
 """`python -m minisl.evaluate RUN`: a trained model's loss on held-out text."""
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,23 @@ from minisl.data import load_corpus, load_documents, tokenize, validation_batche
 from minisl.errors import InputError
 
 
-def evaluate(model, tokens, n_bytes, end, batch_size, seq_len):
-    """Loss over a stream of tokens, every one but the first predicted once.
+def evaluate(model, batches, n_bytes, end, group=None):
+    """Loss over batches of (inputs, labels).
 
-    n_bytes: length in UTF-8 of the text behind the tokens; end: the id of the mark between documents.
-    Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
+    n_bytes: length in UTF-8 of the text behind the labels; end: the id of the mark between documents; group: processes that share
+    the batches out. Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
     bits_per_byte = nats of the text's tokens / ln 2 / n_bytes: the marks are no text. It does not depend on the tokenizer.
     """
     nats, mark_nats, count = 0.0, 0.0, 0
+    mine = islice(batches, group.rank, None, group.size) if group else batches
     with no_grad():
-        for inputs, labels in validation_batches(tokens, batch_size, seq_len):
+        for inputs, labels in mine:
             logits, marks = model(inputs), np.where(labels == end, end, IGNORE_LABEL)
             here = read(*(ops.cross_entropy(logits, targets, reduction="sum").data for targets in (labels, marks)))
             nats, mark_nats = nats + here[0], mark_nats + here[1]
             count += int((labels != IGNORE_LABEL).sum())
+    if group:
+        nats, mark_nats, count = group.total(nats, mark_nats, count)
     return {"val_loss": nats / count, "bits_per_byte": (nats - mark_nats) / math.log(2) / n_bytes,
             "perplexity": perplexity(nats / count)}
 
@@ -48,19 +52,18 @@ def main(argv):
         raise InputError(f"--batch-size {args.batch_size}: must be at least 1")
 
     xp, _ = choose_device(args.device)
-    state = checkpoint.load_state(args.run)
-    model, tokenizer = checkpoint.load_model(args.run).to(xp), checkpoint.load_tokenizer_of(args.run)
+    found = checkpoint.find(args.run)
+    model, tokenizer, settings = found.model().to(xp), found.tokenizer(), found.state["settings"]
     if args.data:
         name, documents = " ".join(args.data), load_documents(args.data)
     else:
-        corpus = load_corpus(state["settings"]["data"])
-        checkpoint.check_corpus(state, corpus, Path(args.run))
+        corpus = load_corpus(settings["data"])
+        checkpoint.check_corpus(found.state, corpus.sha256, corpus.name, Path(args.run))
         name, documents = corpus.name, corpus.validation
     n_bytes = sum(len(d.encode()) for d in documents)
-    settings = state["settings"]
-    result = evaluate(model, tokenize(tokenizer, documents), n_bytes, tokenizer.end,
-                      args.batch_size or settings["batch_size"], settings["seq_len"])
-    print(f"{args.run}, step {state['step']}, on {name} ({n_bytes:,} bytes)")
+    batches = validation_batches(tokenize(tokenizer, documents), args.batch_size or settings["batch_size"], settings["seq_len"])
+    result = evaluate(model, batches, n_bytes, tokenizer.end)
+    print(f"{args.run}, step {found.state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():
         print(f"{name:14} {value:.4f}")
 

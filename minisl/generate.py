@@ -64,7 +64,8 @@ def main(argv):
         raise InputError("--prompt: not UTF-8 text") from None
 
     xp, _ = choose_device(args.device)
-    model, tokenizer = checkpoint.load_model(args.run).to(xp), checkpoint.load_tokenizer_of(args.run)
+    found = checkpoint.find(args.run)
+    model, tokenizer = found.model().to(xp), found.tokenizer()
     ids = [tokenizer.end, *tokenizer.encode(args.prompt)]
     new = []
     print(args.prompt, end="", flush=True)

@@ -1,0 +1,7 @@
+"""temporary"""
+
+
+def tell(callbacks, what, *values):
+    for c in callbacks:
+        if hasattr(c, what):
+            getattr(c, what)(*values)
