@@ -1,5 +1,7 @@
 """Figures of runs and benchmarks."""
 
+import itertools
+
 
 def loss_figure(path, records, title):
     """Training loss (each step faint, the mean of its neighbours bold) and validation loss against tokens, saved to `path`.
@@ -9,8 +11,7 @@ def loss_figure(path, records, title):
     plt = pyplot()
     tokens = [r["tokens"] / 1e6 for r in records]
     losses = [r["loss"] for r in records]
-    window = max(1, len(losses) // 50)  # a step's neighbours on both sides
-    smooth = [sum(part) / len(part) for i in range(len(losses)) if (part := losses[max(0, i - window) : i + window + 1])]
+    smooth = mean_of_neighbours(losses, max(1, len(losses) // 50))
     checks = [r for r in records if "val_loss" in r]
 
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
@@ -23,6 +24,27 @@ def loss_figure(path, records, title):
                       (last["tokens"] / 1e6, last["val_loss"]), xytext=(0, 14), textcoords="offset points", ha="right")
     axes.set(xlabel="training tokens (millions)", ylabel="loss (nats per token)", title=title)
     axes.legend(frameon=False)
+    finish(plt, figure, path)
+
+
+def mean_of_neighbours(values, reach):
+    """Of each value, the mean of itself and `reach` neighbours on both sides, as far as there are any."""
+    sums, n = [0.0, *itertools.accumulate(values)], len(values)
+    ends = [(max(0, i - reach), min(n, i + reach + 1)) for i in range(n)]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
+
+
+def soak_figure(path, notes, title):
+    """Resident memory and tokens a second of processor time over hours. notes: of `tests/soak`."""
+    plt = pyplot()
+    hours = [n["seconds"] / 3600 for n in notes]
+    speed = [(b["tokens"] - a["tokens"]) / (b["cpu_seconds"] - a["cpu_seconds"]) for a, b in itertools.pairwise(notes)]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 4.4), sharex=True, layout="constrained")
+    top.plot(hours, [n["resident_mb"] for n in notes], color="#0072B2")
+    bottom.plot(hours[1:], [s / 1e3 for s in speed], color="#D55E00", linewidth=0.8)
+    top.set(ylabel="resident memory (MB)", ylim=(0, None))
+    top.set_title(title, fontsize=7)
+    bottom.set(xlabel="hours", ylabel="thousand tokens per\nsecond of processor time", ylim=(0, None))
     finish(plt, figure, path)
 
 
