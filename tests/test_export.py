@@ -314,9 +314,8 @@ test_mutants = mutant_tests([
     (export.export, '"torch_dtype": dtype or own', '"torch_dtype": "float32"'),
     (export.for_transformers, '"post_processor": None', "**{}"),
     (export.for_transformers, '"split_special_tokens": True', ""),
-    (export.new_folder, "draft.rename(folder)", "shutil.copytree(draft, folder); os.mkdir(f'{draft}x')"),  # leaves something
-    (export.new_folder, "draft.rename(folder)", "pass"),
-    (export.new_folder, "not any(folder.iterdir())", "True"),
-    (tensorfile.write, "math.prod(shape) * itemsize(dtype)", "math.prod(shape) * 4"),
-    (tensorfile.write, "-len(text) % 8", "len(text) % 8"),
+    (export.new_folder.__wrapped__, "draft.rename(folder)",
+     "shutil.copytree(draft, folder); os.mkdir(f'{draft}x')"),  # leaves something
+    (export.new_folder.__wrapped__, "draft.rename(folder)", "pass"),
+    (export.new_folder.__wrapped__, "not any(folder.iterdir())", "True"),
 ], *map(in_folder, (check_round_trip, check_every_method, check_keep_factors, check_tokenizer, check_never_half_there)))
