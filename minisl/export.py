@@ -31,7 +31,7 @@ def export(model, tokenizer, folder, dtype=None, keep_factors=False):
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json to a folder that is new or empty.
 
     dtype: of DTYPES, the model's own if left out. keep_factors: B, A and S of SLTrain layers under the names of the public code
-    instead of the dense W, with its splora_config.json; transformers does not load these, `--from-hf` and minisl do.
+    instead of the dense W, with its splora_config.json; transformers does not load these, `--from-hf` does.
     Returns the number of bytes of the weights. The folder appears when all is in it, or not at all. Raises InputError: it is not
     empty, a layer has no dense W, or no factors; a number is too large for dtype.
     """
