@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,9 @@ def moved(method, dtype="float32"):
     return model
 
 
-def check_every_method(folder):
+def check_every_method(folder, only=None):
     """The dense model computes what the method's does, and is of the same dtype."""
-    for method in available():
+    for method in only or available():
         for dtype in ("float32", "float64"):
             model, where = moved(method, dtype), folder / method / dtype
             if method == "cola":
@@ -113,6 +114,9 @@ def check_keep_factors(folder):
         public = json.loads((where / "splora_config.json").read_text())
         assert public == {"r": 3, "lora_alpha": 6.0, "lora_dropout": 0.0, "sp_ratio": 0.3, "trainable_scaling": bool(changes),
                           "target_modules": sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])}
+        options = {"rank": 3, "delta": 0.3, "alpha": 6.0, "learned_scale": bool(changes), "algorithm": "auto"}
+        assert json.loads((where / "config.json").read_text())["minisl"] == {
+            "method": "sltrain", "options": options, "dtype": "float32"}
         one = settings(where)
         hf.adopt(one, set())
         again = build_model(hf.read_config(where), "sltrain", SETTINGS | vars(one), np.random.default_rng(0))
@@ -318,4 +322,5 @@ test_mutants = mutant_tests([
      "shutil.copytree(draft, folder); os.mkdir(f'{draft}x')"),  # leaves something
     (export.new_folder.__wrapped__, "draft.rename(folder)", "pass"),
     (export.new_folder.__wrapped__, "not any(folder.iterdir())", "True"),
-], *map(in_folder, (check_round_trip, check_every_method, check_keep_factors, check_tokenizer, check_never_half_there)))
+], *map(in_folder, (check_keep_factors, check_tokenizer, check_never_half_there, check_round_trip,
+                    partial(check_every_method, only=["full", "relora", "sltrain"]))))
