@@ -25,7 +25,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from minisl.backend import array_module, cuda_status, read, to_numpy
+from minisl.backend import array_module, cuda_status, in_words, read, to_numpy
 from minisl.errors import InputError
 from minisl.parallel import cores
 
@@ -213,9 +213,11 @@ class MPI(Alone):
                     print("error:", in_a_line(error), file=sys.stderr, flush=True)
                 raise SystemExit(error.code) from None
             except BaseException as error:
-                if not isinstance(error, InputError | OSError | MemoryError | KeyboardInterrupt):
+                known = isinstance(error, InputError | OSError | MemoryError | KeyboardInterrupt)
+                if not known:
                     traceback.print_exc()
-                print(f"error: process {self.rank} of {self.size}: {in_a_line(error)}", file=sys.stderr)
+                print(f"error: process {self.rank} of {self.size}: {in_a_line(error) if known else in_words(error)}",
+                      file=sys.stderr)
                 self.abort(2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def check_same(self, model):
@@ -371,7 +373,8 @@ class Exchange:
     payload: bytes of the gradients of the last update. bytes: how many of them and of weights this process then sent, if sums go
     round a ring: (N-1)/N of all to add up, (N-1)/N to tell the result. buckets: of the last update, with their times; backward:
     when the first gradient came and `finish` was called.
-    Raises InputError for shard with per_layer.
+    Raises InputError for shard with per_layer. A method whose `before_step` reads the optimizer's state, which only owners have,
+    cannot be sharded: its module says SHARDS = False.
     """
 
     def __init__(self, group, named_parameters, shard=False, per_layer=False, bucket_bytes=None):
