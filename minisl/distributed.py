@@ -127,6 +127,10 @@ class Alone:
         which names the process unless all had it."""
         return function(*args, **options)
 
+    def first(self, function, *args, **options):
+        """function(...) at rank 0 alone: what it returns, for all, or such an error of all."""
+        return function(*args, **options)
+
     def guard(self):
         """A block that no process leaves with an error while others wait for it: an AgreedError is shown once, any other by the
         process that has it, and then all end. Rank 0 alone speaks on stdout in it."""
@@ -143,7 +147,7 @@ class NoExchange:
     """What `Exchange` is to a process that is alone."""
 
     payload = bytes = 0
-    buckets = ()
+    buckets, backward = (), None
 
     def arm(self): pass
     def finish(self): pass
@@ -189,17 +193,19 @@ class MPI(Alone):
         return self.share
 
     def together(self, function, *args, **options):
-        result, failed = None, None
-        try:
-            result = function(*args, **options)
-        except (InputError, OSError, MemoryError) as error:
-            failed = in_a_line(error), 2 if isinstance(error, InputError) else 1
+        result, failed = attempt(function, *args, **options)
         answers = self.control.allgather(failed)
         if not any(answers):
             return result
         who = next(rank for rank, answer in enumerate(answers) if answer)
         text, code = answers[who]
         raise AgreedError(text if len(set(answers)) == 1 else f"process {who} of {self.size}: {text}", code)
+
+    def first(self, function, *args, **options):
+        result, failed = self.control.bcast(attempt(function, *args, **options) if self.rank == 0 else None)
+        if failed:
+            raise AgreedError(*failed)
+        return result
 
     @contextmanager
     def guard(self):
@@ -385,7 +391,7 @@ class Exchange:
         self.owner = owners({name: p.size for name, p in self.parameters.items()}, group.size) if shard else {}
         total = sum(p.data.nbytes for p in self.parameters.values())
         self.limit = bucket_bytes or min(max(total // BUCKETS, SMALLEST), LARGEST)
-        self.armed, self.buckets, self.payload, self.bytes = False, [], 0, 0.0
+        self.armed, self.buckets, self.payload, self.bytes, self.backward = False, [], 0, 0.0, None
         for name, p in self.parameters.items():
             p.register_post_accumulate_grad_hook(partial(self.take, name))
 
@@ -485,6 +491,14 @@ def owners(sizes, n):
 def name_in(key):
     """The parameter's name in a key of an optimizer's state, "KIND.NAME"."""
     return key.partition(".")[2]
+
+
+def attempt(function, *args, **options):
+    """(what it returns, None), or (None, (an error in one line, what a command exits with for it))."""
+    try:
+        return function(*args, **options), None
+    except (InputError, OSError, MemoryError) as error:
+        return None, (in_a_line(error), 2 if isinstance(error, InputError) else 1)
 
 
 def in_a_line(error):

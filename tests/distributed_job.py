@@ -280,6 +280,8 @@ def check_together(group):
     refused(AgreedError, "process 1 of", lambda: group.together(wrong, [1], InputError("bad")), code=2)
     refused(AgreedError, "process 0 of", lambda: group.together(wrong, [0], OSError("full")), code=1)
     refused(AgreedError, "bad", lambda: group.together(wrong, range(group.size), InputError("bad")), code=2, start="bad")
+    assert group.first(lambda: group.rank + 10) == 10
+    refused(AgreedError, "full", lambda: group.first(wrong, range(group.size), OSError("full")), code=1, start="full")
 
 
 def check_owners(group):
@@ -358,6 +360,7 @@ MUTANTS = [  # and the check that must notice
     (distributed.MPI.check_same, "crc = zlib.crc32(np", "zlib.crc32(np", check_drift),
     (distributed.MPI.together, "self.control.allgather(failed)", "[failed]", check_together),
     (distributed.MPI.together, "len(set(answers)) == 1", "True", check_together),
+    (distributed.MPI.first, "if failed:", "if failed and self.rank:", check_together),
     (distributed.MPI.threads, "self.share", "cores()", check_words),
 ]
 

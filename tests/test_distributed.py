@@ -16,9 +16,12 @@ from gpu import needs_compiler
 from mutation import title
 
 from minisl import Tensor, distributed
+from minisl.bench import __main__ as bench_command
+from minisl.bench import distributed as bench
 from minisl.command import run_command
 from minisl.distributed import Alone, join, started
 from minisl.errors import InputError
+from minisl.plot import timeline_figure
 
 pytest.importorskip("mpi4py", reason="pip install 'minisl[mpi]'")
 HERE = Path(__file__).parent
@@ -139,8 +142,14 @@ def test_alone_without_mpiexec(monkeypatch):
     exchange = group.exchange([("w", Tensor(np.ones(2), requires_grad=True))], shard=True)
     exchange.arm(), exchange.finish(), exchange.share_weights()
     assert (group.total(1, 2.5), group.broadcast(3), group.gather(4), exchange.bytes) == ([1.0, 2.5], 3, [4], 0)
-    assert group.together(lambda a, b: a + b, 1, b=2) == 3
+    assert group.together(lambda a, b: a + b, 1, b=2) == group.first(lambda a, b: a + b, 1, b=2) == 3
     assert exchange.gather_state({"a": 1}) == exchange.own_part({"a": 1}) == {"a": 1}
+
+
+def test_import_leaves_mpi4py_alone():
+    program = "import sys, minisl.distributed; minisl.distributed.join(); print('mpi4py' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), text=True, capture_output=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize(("variables", "n"), [
@@ -211,3 +220,63 @@ def test_more_processes_than_gpus():
 def test_one_error_for_bad_combination():
     with pytest.raises(InputError, match="--shard-optimizer: not with --per-layer"):
         distributed.Exchange(None, [], shard=True, per_layer=True)
+
+
+# The benchmark
+
+
+def test_bench_reads_latency_bandwidth_and_time():
+    sums = [[4, 1e-5 + 4e-9], [4096, 1.0], [4_000_000, 1e-5 + 4e-3]]
+    assert bench.latency_and_bandwidth(sums) == pytest.approx((1e-5, 1e9))
+    assert bench.modelled(0.5, 1, [], [], 2) == 0.5
+    assert bench.modelled(0.5, 2, [10**6, 2 * 10**6], sums, 2) == pytest.approx(0.5 + 2e-5 + 3e-3)
+    assert bench.modelled(0.5, 4, [10**6], sums, 2) == pytest.approx(1.0 + 1e-5 + 1e-3)
+
+
+def test_bytes_of_the_papers_sizes():
+    """Of 7B LLaMA's 6.74 billion weights SLTrain trains 3.14; a ring of two sends each byte once."""
+    assert bench.gradient_bytes("full", "7b") == 4 * 6_738_415_616
+    assert bench.gradient_bytes("sltrain", "7b") / 4e9 == pytest.approx(3.14, abs=0.01)
+    assert bench.on_paper("60m", "sltrain", 2, 1e9)[1] == pytest.approx(bench.gradient_bytes("sltrain", "60m") / 1e9)
+    assert bench.on_paper("60m", "full", 1, 1e9)[1] == 0
+
+
+def test_bench_of_two_processes(tmp_path, monkeypatch):
+    """What the children find, and the figure of it; small models and NumPy alone."""
+    program = tmp_path / "program.py"
+    program.write_text("""if True:
+        import sys
+        from contextlib import nullcontext
+        from minisl import kernels
+        from minisl.bench import distributed as bench
+        from minisl.nn import LlamaConfig
+        bench.TIMED, bench.TURNS, bench.STEPS = LlamaConfig(128, 344, 2, 2, vocab_size=512), 2, 3
+        kernels.running = lambda *_: kernels.using("numpy")
+        bench.child(sys.argv[1])
+    """)
+    found = {}
+    for n in (1, 2):
+        done = start(n, program, tmp_path / "found.json")
+        assert done.communicate(timeout=90) == ("", "")
+        found[n] = json.loads((tmp_path / "found.json").read_text())
+    monkeypatch.setattr(bench, "PROCESSES", (1, 2))
+    monkeypatch.setattr(bench, "asked", found.get)
+    lines = []
+    rows = bench.bench(None, lines.append)
+    assert all(r["equal"] for r in rows if r["what"] == "same")
+    steps = {(r["method"], r["processes"]): r for r in rows if r["what"] == "step"}
+    assert steps["full", 2]["sent"] == steps["full", 2]["payload"] > steps["sltrain", 2]["payload"] > 0
+    assert steps["full", 1]["sent"] == 0
+    for row in rows:
+        if row["what"] == "timeline":
+            early, total = bench.overlap(row["ranks"])
+            assert total >= early > total / 2
+    timeline_figure(tmp_path / "timeline.png", rows, "two processes")
+    assert (tmp_path / "timeline.png").stat().st_size > 10_000
+
+
+def test_bench_without_mpi4py(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert "distributed" not in bench_command.here()
+    with pytest.raises(InputError, match="--only distributed: mpi4py is not installed"):
+        bench.mpiexec()
