@@ -215,7 +215,7 @@ class MPI(Alone):
             except SystemExit:
                 raise
             except AgreedError as error:
-                if self.rank == 0:
+                if self.rank == 0 and str(error):
                     print("error:", in_a_line(error), file=sys.stderr, flush=True)
                 raise SystemExit(error.code) from None
             except BaseException as error:
@@ -494,9 +494,11 @@ def name_in(key):
 
 
 def attempt(function, *args, **options):
-    """(what it returns, None), or (None, (an error in one line, what a command exits with for it))."""
+    """(what it returns, None), or (None, (an error in one line, what a command exits with for it)). After --help there is none."""
     try:
         return function(*args, **options), None
+    except SystemExit as exit:
+        return None, ("", exit.code or 0)
     except (InputError, OSError, MemoryError) as error:
         return None, (in_a_line(error), 2 if isinstance(error, InputError) else 1)
 

@@ -281,6 +281,7 @@ def check_together(group):
     refused(AgreedError, "process 0 of", lambda: group.together(wrong, [0], OSError("full")), code=1)
     refused(AgreedError, "bad", lambda: group.together(wrong, range(group.size), InputError("bad")), code=2, start="bad")
     assert group.first(lambda: group.rank + 10) == 10
+    refused(AgreedError, "", lambda: group.first(sys.exit), code=0)
     refused(AgreedError, "full", lambda: group.first(wrong, range(group.size), OSError("full")), code=1, start="full")
 
 
@@ -403,6 +404,8 @@ def main(what, job):
 def read_flags(how, group):
     if how == "flags":
         raise InputError("--lr -1: must be positive")
+    if how == "help":
+        group.first(lambda: print("usage: ...") or sys.exit(0))
     if how == "flags of one" and group.rank == 1:
         raise InputError("corpus.txt: no such file")
 

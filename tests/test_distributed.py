@@ -88,6 +88,10 @@ def test_rejects(i, results, killed):
 # One process that fails ends all
 
 
+def test_help_is_shown_once():
+    assert mpi(2, "run", fail="help")[:3] == (0, "usage: ...\n", "")
+
+
 @pytest.mark.parametrize(("how", "code", "line"), [
     ("flags", 2, "error: --lr -1: must be positive"),
     ("flags of one", 2, "error: process 1 of 2: corpus.txt: no such file"),
