@@ -165,6 +165,39 @@ def memory_figure(path, rows, title):
     finish(plt, figure, path)
 
 
+def timeline_figure(path, rows, title):
+    """One update by several processes: forward, backward, and each bucket of gradients being filled and being summed; a panel for
+    each method. rows: of `minisl.bench.distributed`."""
+    plt = pyplot()
+    rows = [r for r in rows if r["what"] == "timeline"]
+    figure, grid = plt.subplots(1, len(rows), figsize=(10, 4), layout="constrained", squeeze=False)
+    for axes, row in zip(grid[0], rows):
+        start, height, ticks = min(rank["moments"][0] for rank in row["ranks"]), 0, []
+
+        def bar(begin, end, y, colour, label, thick=0.8, axes=axes, start=start):
+            label = None if label in axes.get_legend_handles_labels()[1] else label
+            axes.barh(y, 1e3 * (end - begin), thick, 1e3 * (begin - start), color=colour, label=label)
+
+        for rank in row["ranks"]:
+            began, first, last, there = rank["moments"]
+            for begin, end, colour, label in ((began, first, "#999999", "forward"), (first, last, "#0072B2", "backward"),
+                                              (last, there, "#E5E5E5", "waiting")):
+                bar(begin, end, height, colour, label, 1.6)
+            ticks.append(height)
+            height += 1.8
+            for opened, started, done, _ in rank["buckets"]:
+                bar(opened, started, height, "#F5DFA5", "a bucket is filled")
+                bar(started, done, height, "#D55E00", "its sum is on the way")
+                height += 1
+            axes.axvline(1e3 * (last - start), color="#0072B2", linewidth=0.6, linestyle=":")
+            height += 1.5
+        axes.set(yticks=ticks, yticklabels=[f"process {k}" for k in range(len(ticks))], xlabel="ms", title=row["method"])
+        axes.invert_yaxis()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    finish(plt, figure, path)
+
+
 def plain_log(axis):
     """1, 2, 5, 10, 20, ... on a logarithmic axis, written out."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter

@@ -381,6 +381,8 @@ def data_checks():
 def parts_on_threads():
     with kernels.using("numpy"):
         parallel_tests.test_parts_equal_the_whole(2, False, "numpy")
+        parallel_tests.test_gradients_of_several_batches_add_up("numpy")
+        parallel_tests.test_hooks_are_called_once_with_the_whole_gradient(3)
 
 
 DATA_MUTANTS = [
@@ -407,7 +409,8 @@ DATA_MUTANTS = [
     (evaluate.evaluate, "(nats - mark_nats)", "nats"),
     (evaluate.evaluate, "/ math.log(2)", ""),
     (evaluate.evaluate, "/ math.log(2) / n_bytes", "/ math.log(2) / count"),
-    (parallel.Workers.backward, "leaf.accumulate(gradient)", "leaf.grad = gradient"),
+    (parallel.Workers.backward, "leaf.accumulate(in_order(found.pop(leaf)))", "leaf.grad = in_order(found.pop(leaf))"),
+    (parallel.Workers.backward, "if len(of_parts) == n:", "if len(of_parts) == 1:"),
     (parallel.Workers.backward, "return sum(losses)", "return sum(losses) / n"),
 ]
 MUTANTS += [(f, old, new, data_checks) for f, old, new in DATA_MUTANTS]
