@@ -241,11 +241,11 @@ class Checkpoint:
         model.load_state_dict(read_tensors(self.folder / "model.safetensors"))
         return model
 
-    def restore(self, model, optimizer):
-        """Put weights and optimizer state back."""
+    def restore(self, model, optimizer, part=lambda state: state):
+        """Put weights and optimizer state back. part(state): what of the latter this process keeps."""
         weights, moments = (read_tensors(self.folder / name) for name in TENSORS)
         model.load_state_dict(weights)
-        optimizer.load_state_dict(moments)
+        optimizer.load_state_dict(part(moments))
 
 
 def read_tensors(path):

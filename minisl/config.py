@@ -42,6 +42,9 @@ class Settings:
 
     tiny: bool = flag(False, "the one-minute job: a model of 0.6M parameters on the text inside this Python")
     config: str | None = flag(None, "model: 9m, 20m, 35m, 60m, 130m, 350m, 1b, 7b, or a config.json", "--model_config")
+    from_hf: str | None = flag(None, "start from the weights of a folder with a Hugging Face LLaMA, or with SLTrain's factors")
+    decompose: str | None = flag(None, "--from-hf: dense W to (alpha/r) B A + S: the best of rank r by SVD, and its residual at "
+                                       "random positions or where it is largest", choices=("random", "largest"))
     method: str = flag("sltrain", "what the linear layers are made of", "--peft_model", choices=methods.available())
     rank: int = flag(128, "r of B A")
     delta: float = flag(0.03, "density of S, between 0 and 1", "--sp_ratio")
@@ -104,7 +107,7 @@ class Settings:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
             if not isinstance(value, int | float if f.type is float else f.type):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
-            if f.metadata["choices"] and value not in f.metadata["choices"]:
+            if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")
             if value == "" or (f.type is list and not all(isinstance(v, str) and v for v in value)):
                 raise InputError(f"{name}: must not be empty")
@@ -148,6 +151,10 @@ class Settings:
     def model_config(self):
         """The LlamaConfig asked for."""
         given = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        if self.from_hf:
+            from minisl import hf
+
+            return hf.read_config(self.from_hf)
         base = read_config(self.config) if self.config else {}
         config = LlamaConfig.from_dict(base | given, where=self.config or "model")
         if not base.keys() & {"max_position_embeddings", "max_sequence_length"}:
@@ -237,10 +244,21 @@ def settings_from(given):
         raise InputError(unrecognised(["--" + unknown[0].replace("_", "-")], method))
     options = {name: given.pop(name) for name in own if name in given}
     tiny = TINY if given.get("tiny") else {}
-    if tiny and "config" in given:  # the shape comes from the config then
+    if tiny and given.keys() & {"config", "from_hf"}:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}
     settings = Settings(**{**tiny, **given, "method_options": options})
-    if not (settings.tiny or settings.config or settings.resume):
+    if not (settings.tiny or settings.config or settings.from_hf or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
     settings.check()
+    if settings.from_hf:
+        from minisl import hf
+
+        clash = [name for name in ("config", *OVERRIDES) if name in given]
+        if clash:
+            raise InputError(f"--{clash[0].replace('_', '-')}: the model is that of --from-hf {settings.from_hf}")
+        hf.adopt(settings, given.keys())
+        if "tokenizer" not in given:
+            settings.tokenizer = hf.tokenizer_file(settings.from_hf)
+    elif settings.decompose:
+        raise InputError("--decompose: only with --from-hf, whose dense weights it makes factors of")
     return settings

@@ -26,7 +26,7 @@ from functools import cache, partial
 import numpy as np
 
 from minisl.backend import array_module, cuda_status, in_words, read, to_numpy
-from minisl.errors import InputError
+from minisl.errors import InputError, TrainingError
 from minisl.parallel import cores
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # MPICH and Intel, Open MPI, MVAPICH
@@ -218,6 +218,10 @@ class MPI(Alone):
                 if self.rank == 0 and str(error):
                     print("error:", in_a_line(error), file=sys.stderr, flush=True)
                 raise SystemExit(error.code) from None
+            except TrainingError as error:  # all of them have it, or rank 0 when the others are done
+                if self.rank == 0:
+                    print("error:", in_a_line(error), file=sys.stderr, flush=True)
+                raise SystemExit(1) from None
             except BaseException as error:
                 known = isinstance(error, InputError | OSError | MemoryError | KeyboardInterrupt)
                 if not known:

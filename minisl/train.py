@@ -5,6 +5,7 @@ import platform
 import shlex
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 
@@ -12,14 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 import minisl
-from minisl import checkpoint, kernels, methods, optim, runs, summary
+from minisl import checkpoint, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
 from minisl.callbacks import tell
 from minisl.command import run_command
 from minisl.config import parse, settings_from
 from minisl.data.opened import open_data
-from minisl.distributed import Alone
+from minisl.distributed import Alone, join
 from minisl.errors import InputError, TrainingError
 from minisl.evaluate import evaluate
 from minisl.lock import alone_in
@@ -34,9 +35,9 @@ MEMORY = 0.98  # of the mean that --max-spike compares with
 class Trainer:
     """One run, from text to a trained model: `Trainer(settings, run).train()`.
 
-    run: the folder; found: the Checkpoint to go on from, or None; xp: NumPy or CuPy; on: words for what computes; corpus: the text
-    of `settings.data`, where it was read before; callbacks: see `minisl.callbacks`; group: the processes that train together, of
-    which the first one writes. Raises InputError: data, settings and checkpoint do not go together.
+    run: the folder; found: the Checkpoint to go on from, or None; xp: NumPy or CuPy; on: words for what computes; corpus: the
+    text of `settings.data`, where it was read before; callbacks: see `minisl.callbacks`; group: the processes that train together,
+    of which the first one writes. Raises InputError: data, settings and checkpoint do not go together.
     """
 
     def __init__(self, settings, run, found=None, xp=np, on="NumPy", corpus=None, callbacks=(), group=None):
@@ -45,7 +46,7 @@ class Trainer:
         self.leads = group.rank == 0
         self.callbacks = callbacks if self.leads else ()
         self.rollbacks, self.tokens_per_second = 0, 0.0
-        self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None}  # batch: the next of the data
+        self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None}  # batch: the data's next
 
         # Text -> tokens -> batches
         self.config = found.config if found else settings.model_config()
@@ -58,7 +59,7 @@ class Trainer:
         # Model and optimizer
         self.method = methods.Method(settings.method, settings.to_dict())
         self.schedule, self.factors = refined_schedule(settings, found)
-        self.build()
+        self.build(None if found else settings.from_hf)
         if found:
             checkpoint.check_corpus(found.state, self.data.sha256, self.data.name, run)
             self.restore(found)
@@ -68,21 +69,24 @@ class Trainer:
         self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}\n"
                  f"{self.data.words}", file=sys.stdout)
 
-    def build(self):
-        """Model and optimizer as they start."""
+    def build(self, from_hf=None):
+        """Model and optimizer as they start. from_hf: a folder with the weights to start from."""
         s = self.settings
-        self.model = self.method.build(self.config, generator(s.seed, "init"), s.dtype).to(self.xp)
+        self.model = self.method.build(self.config, generator(s.seed, "init"), s.dtype)
+        if from_hf and (errors := hf.start_from(self.model, from_hf, s.decompose, generator(s.seed, "from_hf"))):
+            self.say(hf.words(errors), file=sys.stdout)
+        self.model.to(self.xp)
         self.model.model.activation_checkpointing = s.activation_checkpointing
+        self.parameters = self.model.parameters()
+        self.exchange = self.group.exchange(self.model.named_parameters(), s.shard_optimizer, s.per_layer)
         self.optimizer = self.method.optimizer(self.model, s.lr, s.optimizer, s.weight_decay, s.seed)
         self.optimizer.check()
         if s.per_layer:
             self.optimizer.update_in_backward()
-        self.parameters = self.model.parameters()
-        self.exchange = self.group.exchange(self.model.named_parameters(), s.shard_optimizer)
 
     def restore(self, found):
         """Model, optimizer and `at` as they were in a checkpoint."""
-        found.restore(self.model, self.optimizer)
+        found.restore(self.model, self.optimizer, self.exchange.own_part)
         self.at = {name: found.state.get(name) for name in self.at}
 
     def train(self):
@@ -142,16 +146,19 @@ class Trainer:
             loss += self.workers.backward(loss_of, *batch)
         self.exchange.finish()
         if s.clip_norm:
-            norm = optim.clip_grad_norm(self.parameters, s.clip_norm)
+            norm = optim.clip_grad_norm(self.parameters, s.clip_norm, self.exchange.over_all)
+        elif s.per_layer:
+            norm = self.optimizer.taken_norm()
         else:
-            norm = self.optimizer.taken_norm() if s.per_layer else optim.grad_norm(self.parameters)
+            norm = optim.grad_norm(self.parameters, self.exchange.over_all)
         self.optimizer.step()
         self.exchange.share_weights()
         self.model.zero_grad()
         loss, norm = read(loss, norm)  # a GPU has only been told what to do so far: it is waited for here
         [loss] = self.group.total(loss)
-        return {"step": step, "loss": loss, "lr": self.optimizer.lr, "tokens": self.at["tokens"] + labels_in_all,
-                "tokens_per_second": labels_in_all / (perf_counter() - started), "grad_norm": norm, "batch": self.at["batch"]}
+        record = {"step": step, "loss": loss, "lr": self.optimizer.lr, "tokens": self.at["tokens"] + labels_in_all,
+                  "tokens_per_second": labels_in_all / (perf_counter() - started), "grad_norm": norm, "batch": self.at["batch"]}
+        return record | ({"bytes_sent": round(self.exchange.bytes)} if self.group.size > 1 else {})
 
     def what_is_wrong(self, record):
         """A sentence where a loss or norm is no number, or the loss jumped; else None."""
@@ -181,6 +188,7 @@ class Trainer:
     def save(self):
         """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on."""
         s = self.settings
+        self.group.check_same(self.model)
         moments = self.exchange.gather_state(self.optimizer.state_dict())
         if not self.leads:
             return True
@@ -260,32 +268,49 @@ def pretrain(callbacks=(), corpus=None, **flags):
 
 
 def run_of(settings, given, callbacks=(), corpus=None):
-    """(folder, the signal that stopped it or 0) of the run that is asked for, done or stopped."""
-    run = runs.choose(settings)
-    with runs.no_empty_folder(run), alone_in(run, "--out" if settings.resume in (None, "auto") else "--resume"):
-        checkpoint.tidy(run)
-        found = runs.last_checkpoint(run, settings, lambda line: print(line, file=sys.stderr))
-        if found:
-            settings = runs.resumed_settings(settings, given, found, run)
-            if found.state["step"] >= settings.steps:
-                line = f"{run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps to go on"
-                if settings.resume != "auto":
-                    raise InputError(f"--resume {line}")
-                print(line)
-                return run, 0
+    """(folder, the signal that stopped it or 0) of the run that is asked for, done or stopped. given: names of the flags."""
+    group = join(settings.device)
+    with ExitStack() as held:
+        run, settings, found = group.first(opened, held, settings, given, group)
+        if found and found.state["step"] >= settings.steps:
+            print(f"{run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps to go on")
+            return run, 0
         keep_freed_memory()
         xp, _ = choose_device(settings.device)
-        with (kernels.running(settings.backend, settings.threads, lambda line: tqdm.write(line, file=sys.stderr), xp,
+        threads = settings.threads or (group.threads() if group.size > 1 else None)
+        with (kernels.running(settings.backend, threads, lambda line: tqdm.write(line, file=sys.stderr), xp,
                               settings.dtype) as on, matmul_precision(settings.matmul_precision, xp)):
             kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
-            trainer = Trainer(settings, run, found, xp, on, corpus, callbacks)
+            trainer = group.together(Trainer, settings, run, found, xp, on, corpus, callbacks, group)
             stop = trainer.train()
-            trainer.finish()
+            if trainer.leads:
+                trainer.finish()
         return run, stop
 
 
+def opened(held, settings, given, group):
+    """(folder, settings, the Checkpoint to go on from or None). held: an ExitStack that holds the folder while it is open."""
+    run = runs.choose(settings)
+    held.enter_context(runs.no_empty_folder(run))
+    held.enter_context(alone_in(run, "--out" if settings.resume in (None, "auto") else "--resume"))
+    checkpoint.tidy(run)
+    found = runs.last_checkpoint(run, settings, lambda line: print(line, file=sys.stderr))
+    if found:
+        auto, settings = settings.resume == "auto", runs.resumed_settings(settings, given, found, run, group.size)
+        if found.state["step"] >= settings.steps and not auto:
+            raise InputError(f"--resume {run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps "
+                             "to go on")
+    else:
+        settings.batch_size *= group.size
+    if settings.batch_size < group.size:
+        raise InputError(f"--resume {run}: has {settings.batch_size} sequences a batch, which {group.size} processes cannot share")
+    return run, settings, found
+
+
 def main(argv):
-    _, stop = run_of(*parse(argv))
+    group = join()
+    with group.guard():
+        _, stop = run_of(*group.together(parse, argv))
     return 128 + stop if stop else 0
 
 
