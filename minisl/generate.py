@@ -4,6 +4,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def go_on(model, sequences, temperature=0.8, top_k=0, top_p=1.0):
     unseen = [sequence.unseen(model.config) for sequence in sequences]
     counts, caches = [len(ids) for ids in unseen], [sequence.cache for sequence in sequences]
     with no_grad():
-        hidden = model.model(np.array([sum(unseen, [])]), caches[0] if len(caches) == 1 else PackedCache(caches, counts))
+        hidden = model.model(np.concatenate(unseen)[None], caches[0] if len(caches) == 1 else PackedCache(caches, counts))
         logits = to_numpy(ops.linear(hidden[:, (np.cumsum(counts) - 1).tolist()], model.head).data[0])
     if not np.isfinite(logits).all():
         raise InputError("the model's logits are not numbers, there is nothing to draw from")
@@ -215,7 +216,7 @@ def read_prompts(path):
 
 def shown(text):
     """Text for a terminal: control characters, which could move its cursor or change its colours, as \\x1b and the like."""
-    return "".join(c if c in "\n\t" or c >= " " and not "\x7f" <= c <= "\x9f" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") else f"\\x{ord(c):02x}" for c in text)
 
 
 class Printer:
@@ -252,6 +253,8 @@ def load(run, device, merged):
     """(model, tokenizer, xp), the layers merged into dense ones if asked for."""
     xp, _ = choose_device(device)
     model, tokenizer = checkpoint.load_model(run).to(xp), checkpoint.load_tokenizer_of(run)
+    with suppress(OSError):  # reading the file took more memory than all that follows; Linux can forget a peak
+        Path("/proc/self/clear_refs").write_text("5")
     return merge(model) if merged else model, tokenizer, xp
 
 

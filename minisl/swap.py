@@ -34,8 +34,8 @@ def swap_linears(model, how, *, rng, only=None, start=None, **settings):
     """Replace `Linear`s of a Module by a method's layers, in place; returns their names.
 
     how: a `Method`, or its name with settings as in `method`. rng: Generator for the new layers' start.
-    only: names, each of which a layer's path must hold a part of: "q_proj" is all layers of that name, "mlp" all in there. Left out:
-    the matrices that the method is for, in a LLaMA all but the head.
+    only: names of layers, or of what they are in, anywhere in a path: "q_proj", "mlp". Left out: the matrices that the method is
+    for, all but one called lm_head.
     start: `start(layer, W)` puts values into a new layer that were made from the old W (out, in); left out, W is forgotten.
     Raises InputError, and changes nothing: no layer of a name, nothing to swap, or a setting that does not fit a layer.
     """
@@ -68,8 +68,8 @@ def check_names(model, how, only, names):
             linears = {path.rpartition(".")[2] for path, module in model.named_modules() if type(module) is Linear}
             raise InputError(f"only={name!r}: no Linear of that name; there are: {', '.join(sorted(linears)) or 'none'}")
     if not names:
-        raise InputError(f"no Linear to swap for method {how.name}"
-                         + (f", which is for {', '.join(how.module.ONLY)}; say which with only=" if hasattr(how.module, "ONLY") else ""))
+        meant = ", ".join(getattr(how.module, "ONLY", ()))
+        raise InputError(f"no Linear to swap for method {how.name}" + (f", which is for {meant}; say which with only=" if meant else ""))
     heads = {f"{path}.{HEAD}".lstrip(".") for path, module in model.named_modules() if isinstance(module, Llama)}
     for name in heads.intersection(names):
         raise InputError(f"only={name!r}: a Llama multiplies with its head's weight itself, which stays dense")
@@ -87,7 +87,7 @@ def new_layer(how, old, rng, start):
 
 
 def merge(model):
-    """Replace each layer that is not dense by a `Linear` with its W (`to_dense`), in place, one after the other; returns the model.
+    """Replace each layer that is not dense by a `Linear` with its W (`to_dense`), in place, one by one; returns the model.
 
     Raises InputError where the layers of a method have no W.
     """
