@@ -69,7 +69,7 @@ def check_names(model, how, only, names):
             raise InputError(f"only={name!r}: no Linear of that name; there are: {', '.join(sorted(linears)) or 'none'}")
     if not names:
         meant = ", ".join(getattr(how.module, "ONLY", ()))
-        raise InputError(f"no Linear to swap for method {how.name}" + (f", which is for {meant}; say which with only=" if meant else ""))
+        raise InputError(f"no Linear to swap for {how.name}" + (f", which is for {meant}: name some in only=" if meant else ""))
     heads = {f"{path}.{HEAD}".lstrip(".") for path, module in model.named_modules() if isinstance(module, Llama)}
     for name in heads.intersection(names):
         raise InputError(f"only={name!r}: a Llama multiplies with its head's weight itself, which stays dense")
