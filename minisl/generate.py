@@ -275,12 +275,17 @@ def measured(model, xp, merged, speed):
 
 
 def way(run, device, merged, prompts, options):
-    """(texts, row) of one way, in a process of its own: memory that was used once would count for the next way too."""
+    """(texts, row) of one way, in a process of its own: memory that was used once would count for the next way too. The best of
+    three times."""
     with kernels.running("auto"):
         model, tokenizer, xp = load(run, device, merged)
         warm_up(model, tokenizer)
-        speed = Speed()
-        return complete(model, tokenizer, prompts, speed=speed, **options), measured(model, xp, merged, speed)
+        rows = []
+        for _ in range(3):
+            speed = Speed()
+            texts = complete(model, tokenizer, prompts, speed=speed, **options)
+            rows.append(measured(model, xp, merged, speed))
+        return texts, rows[-1] | {name: max(row[name] for row in rows) for name in ("read", "write")}
 
 
 def warm_up(model, tokenizer):
