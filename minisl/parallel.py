@@ -9,7 +9,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import cache, partial, reduce
 from queue import SimpleQueue
 
@@ -28,17 +28,17 @@ class State(threading.local):
 
 
 state = State()
-limit = [None]  # how many threads to use; None is one per core
+limit = ContextVar("threads", default=None)  # how many threads to use; None is one per core
 
 
 @contextmanager
 def using_threads(n):
     """Within this block no more than n cores compute (None: all). No result depends on it."""
-    before, limit[0] = limit[0], n
+    token = limit.set(n)
     try:
         yield
     finally:
-        limit[0] = before
+        limit.reset(token)
 
 
 def each(work, n, grain=None):
@@ -52,7 +52,7 @@ def each(work, n, grain=None):
     grain = grain or max(64, -(-n // 512) * 64)
     pieces = [(begin, min(begin + grain, n)) for begin in range(0, max(n, 1), grain)]  # of nothing: one, (0, 0)
     with one_blas_thread():
-        crew(max(1, min(limit[0] or cores(), len(pieces)))).run(work, pieces)
+        crew(max(1, min(limit.get() or cores(), len(pieces)))).run(work, pieces)
 
 
 def even(n, least):
@@ -159,7 +159,7 @@ class Workers:
 
     def __init__(self, parts):
         self.parts = parts
-        self.pool = ThreadPoolExecutor(min(parts, limit[0] or cores()))
+        self.pool = ThreadPoolExecutor(min(parts, limit.get() or cores()))
 
     def backward(self, loss_of, *arrays):
         """The sum of loss_of(*part) over parts of the arrays' rows, as a float (from a GPU as an array of one number, there); its

@@ -16,7 +16,7 @@ import minisl
 from minisl import checkpoint, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
-from minisl.callbacks import tell
+from minisl.callbacks import Callbacks, TensorBoard
 from minisl.command import run_command
 from minisl.config import parse, settings_from
 from minisl.data.opened import open_data
@@ -44,7 +44,9 @@ class Trainer:
         self.settings, self.run, self.xp = settings, run, xp
         self.group = group = group or Alone()
         self.leads = group.rank == 0
-        self.callbacks = callbacks if self.leads else ()
+        self.watchers = Callbacks(callbacks if self.leads else (), self.say)
+        if settings.tensorboard and self.leads:
+            self.watchers.callbacks.append(TensorBoard(run / "tensorboard"))
         self.rollbacks, self.tokens_per_second = 0, 0.0
         self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None}  # batch: the data's next
 
@@ -93,7 +95,7 @@ class Trainer:
         """Train until `settings.steps`, or until a signal asks to stop, which is returned, else 0. Raises TrainingError."""
         s, first, busy, stop, leads = self.settings, self.at["tokens"], 0.0, 0, self.leads
         saved = self.at["step"] > 0 or self.save()  # whether a checkpoint can be written is known before the first step
-        with (runs.asked_to_stop() as asked, np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
+        with (self.watchers, runs.asked_to_stop() as asked, np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
               tqdm(total=s.steps, initial=self.at["step"], unit="step", dynamic_ncols=True, disable=not leads or None) as bar):
             while self.at["step"] < s.steps and not stop:
                 started = perf_counter()
@@ -105,13 +107,13 @@ class Trainer:
                     record |= evaluate(self.model, self.data.validation(), self.data.validation_bytes, self.data.tokenizer.end,
                                        self.group)
                     wrong = self.what_is_wrong(record)
-                if self.group.total(len(asked))[0]:
-                    stop = asked[0] if asked else signal.SIGTERM  # another process was asked
                 if wrong:
                     self.roll_back(step, wrong)
                     bar.n = self.at["step"]
                     continue
                 best = self.take(record)
+                if self.group.total(len(asked) + bool(self.watchers.stopped))[0]:
+                    stop = asked[0] if asked else signal.SIGINT  # a callback, or another process, was
                 if "val_loss" in record:
                     bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
                 rate = (self.at["tokens"] - first) / busy
@@ -180,9 +182,9 @@ class Trainer:
             at["best"] = {"step": record["step"], "val_loss": record["val_loss"]}
         if self.leads:
             self.metrics.append(record)
-        tell(self.callbacks, "on_step", record)
+        self.watchers.tell("on_step", record)
         if "val_loss" in record:
-            tell(self.callbacks, "on_eval", record)
+            self.watchers.tell("on_eval", record)
         return best
 
     def save(self):
@@ -208,7 +210,7 @@ class Trainer:
             return False
         checkpoint.prune(self.run, s.keep, self.at["best"] and self.at["best"]["step"])
         self.rollbacks = 0
-        tell(self.callbacks, "on_save", folder)
+        self.watchers.tell("on_save", folder)
         return True
 
     def roll_back(self, step, wrong):

@@ -51,8 +51,8 @@ def test_using_threads_is_over_after_its_block():
     with using_threads(3):
         with pytest.raises(KeyError), using_threads(1):
             raise KeyError
-        assert parallel.limit == [3]
-    assert parallel.limit == [None]
+        assert parallel.limit.get() == 3
+    assert parallel.limit.get() is None
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
