@@ -192,7 +192,7 @@ def test_processes_bound_to_cores_share_none():
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
     program = ("import os; from minisl.distributed import join; rank = int(os.environ['PMI_RANK']); "
-               "os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]]); print(join().threads())")
+               "os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]]); os.write(1, b'%d\\n' % join().threads())")
     assert start(2, "-c", program).communicate(timeout=60) == ("1\n1\n", "")
 
 
