@@ -498,11 +498,14 @@ def name_in(key):
 
 
 def attempt(function, *args, **options):
-    """(what it returns, None), or (None, (an error in one line, what a command exits with for it)). After --help there is none."""
+    """(what it returns, None), or (None, (an error in one line, what a command exits with for it)). --help, say, ends without a
+    line."""
     try:
         return function(*args, **options), None
-    except SystemExit as exit:
-        return None, ("", exit.code or 0)
+    except SystemExit as stop:
+        return None, ("", stop.code or 0)
+    except AgreedError as error:
+        return None, (str(error), error.code)
     except (InputError, OSError, MemoryError) as error:
         return None, (in_a_line(error), 2 if isinstance(error, InputError) else 1)
 

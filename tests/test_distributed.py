@@ -116,21 +116,21 @@ def test_failing_process_ends_all(how, code, line):
 def test_stop_is_agreed_on_and_signals_reach_all(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("""if True:
-        import signal, sys, time
+        import os, signal, sys, time
         from minisl.distributed import join
         group, asked = join(), []
         signal.signal(signal.SIGTERM, lambda *_: group.rank == 1 and asked.append(1))
-        print("ready", flush=True)
+        os.write(1, b"ready\\n")
         for step in range(2000):
             time.sleep(0.01)
             if group.total(bool(asked))[0]:
-                print("stopped at", step, flush=True)
+                os.write(1, b"stopped at %d\\n" % step)
                 sys.exit(0)
     """)
-    running = start(2, program)
-    assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
-    running.send_signal(signal.SIGTERM)
-    out, err = running.communicate(timeout=60)
+    with start(2, program) as running:
+        assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
     first, second = out.splitlines()
     assert first == second
     assert (running.returncode, err) == (0, "")
@@ -192,7 +192,7 @@ def test_processes_bound_to_cores_share_none():
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
     program = ("import os; from minisl.distributed import join; rank = int(os.environ['PMI_RANK']); "
-               "os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]]); print(join().threads())")
+               "os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]]); os.write(1, b'%d\\n' % join().threads())")
     assert start(2, "-c", program).communicate(timeout=60) == ("1\n1\n", "")
 
 
@@ -232,9 +232,9 @@ def test_one_error_for_bad_combination():
 def test_bench_reads_latency_bandwidth_and_time():
     sums = [[4, 1e-5 + 4e-9], [4096, 1.0], [4_000_000, 1e-5 + 4e-3]]
     assert bench.latency_and_bandwidth(sums) == pytest.approx((1e-5, 1e9))
-    assert bench.modelled(0.5, 1, [], [], 2) == 0.5
-    assert bench.modelled(0.5, 2, [10**6, 2 * 10**6], sums, 2) == pytest.approx(0.5 + 2e-5 + 3e-3)
-    assert bench.modelled(0.5, 4, [10**6], sums, 2) == pytest.approx(1.0 + 1e-5 + 1e-3)
+    assert bench.modelled(0.5, 1, [], [], 2) == (0.5, 0)
+    assert bench.modelled(0.5, 2, [10**6, 2 * 10**6], sums, 2) == pytest.approx((0.5, 2e-5 + 3e-3))
+    assert bench.modelled(0.5, 4, [10**6], sums, 2) == pytest.approx((1.0, 1e-5 + 1e-3))
 
 
 def test_bytes_of_the_papers_sizes():

@@ -166,12 +166,12 @@ def latency_and_bandwidth(sums):
 
 
 def modelled(alone, n, buckets, sums, machine_cores):
-    """Seconds of a step of n processes, of that of one. buckets: their bytes."""
+    """(seconds of compute, seconds of sums) of a step of n processes; alone: the step of one. buckets: their bytes."""
     compute = alone * max(1, n / machine_cores)
     if n == 1:
-        return compute
+        return compute, 0.0
     latency, bandwidth = latency_and_bandwidth(sums)
-    return compute + sum(latency + nbytes / bandwidth for nbytes in buckets)
+    return compute, sum(latency + nbytes / bandwidth for nbytes in buckets)
 
 
 def gradient_bytes(method, size):
@@ -199,19 +199,22 @@ def bench(machine, say):
             say(f"  {method:10}{dtype:10}" + "".join(f"  N = {n}: {value:8.1e}" for n, value in off.items())
                 + f"   {'equal' if equal else 'DIFFERENT'} (allowed {tolerance:g})")
 
-    say(f"\nA step of {ROWS} x {LENGTH} tokens a process, one thread each, on {here} cores; ms, medians of {TURNS} in turn")
-    say(f"  {'':10}{'N':>3}{'silent':>9}{'with sums':>11}{'modelled':>10}{'off':>6}{'gradients MB':>14}{'sent MB':>9}{'sums':>6}")
+    say(f"\nA step of {ROWS} x {LENGTH} tokens a process, one thread each, on {here} cores; ms, medians of {TURNS} in turn, and "
+        "as the model has it")
+    say(f"  {'':13}{'gradients':>12}{'sent':>9}{'sums':>6}   {'without sums':^18}   {'the sums':^18}   {'together':^25}")
+    say(f"  {'':10}{'N':>3}{'MB':>12}{'MB':>9}{'':6}" + 3 * f"   {'measured':>9}{'model':>9}" + f"{'off':>7}")
     for method in METHODS:
         alone = statistics.median(one["steps"][method]["seconds"]["silent"])
         for n in PROCESSES:
             steps = found[n]["steps"][method]
             silent, talking = (statistics.median(steps["seconds"][how]) for how in ("silent", "talking"))
             buckets = [b[3] for b in steps["timeline"][0]["buckets"]]
-            expected = modelled(alone, n, buckets, found[n]["sums"], here)
+            compute, sums = modelled(alone, n, buckets, found[n]["sums"], here)
             rows.append({"what": "step", "method": method, "processes": n, "silent": silent, "seconds": talking,
-                         "modelled": expected, "payload": steps["payload"], "sent": steps["sent"]})
-            say(f"  {method:10}{n:3}{1e3 * silent:9.1f}{1e3 * talking:11.1f}{1e3 * expected:10.1f}{expected / talking - 1:+6.0%}"
-                f"{steps['payload'] / 1e6:14.2f}{steps['sent'] / 1e6:9.2f}{len(buckets):6}")
+                         "compute": compute, "sums": sums, "payload": steps["payload"], "sent": steps["sent"]})
+            pairs = (silent, compute), (talking - silent, sums), (talking, compute + sums)
+            say(f"  {method:10}{n:3}{steps['payload'] / 1e6:12.2f}{steps['sent'] / 1e6:9.2f}{len(buckets):6}"
+                + "".join(f"   {1e3 * a:9.1f}{1e3 * b:9.1f}" for a, b in pairs) + f"{(compute + sums) / talking - 1:+7.0%}")
     for n in PROCESSES[1:]:
         latency, bandwidth = latency_and_bandwidth(found[n]["sums"])
         rows.append({"what": "sum", "processes": n, "latency": latency, "bandwidth": bandwidth, "measured": found[n]["sums"]})
