@@ -36,8 +36,8 @@ class Trainer:
     """One run, from text to a trained model: `Trainer(settings, run).train()`.
 
     run: the folder; found: the Checkpoint to go on from, or None; xp: NumPy or CuPy; on: words for what computes; corpus: the
-    text of `settings.data`, where it was read before; callbacks: see `minisl.callbacks`; group: the processes that train together,
-    of which the first one writes. Raises InputError: data, settings and checkpoint do not go together.
+    text of `settings.data`, where it was read before; callbacks: see `minisl.callbacks`; group: the processes that train
+    together, of which the first one writes. Raises InputError: data, settings and checkpoint do not go together.
     """
 
     def __init__(self, settings, run, found=None, xp=np, on="NumPy", corpus=None, callbacks=(), group=None):
@@ -83,6 +83,8 @@ class Trainer:
         self.exchange = self.group.exchange(self.model.named_parameters(), s.shard_optimizer, s.per_layer)
         self.optimizer = self.method.optimizer(self.model, s.lr, s.optimizer, s.weight_decay, s.seed)
         self.optimizer.check()
+        if s.shard_optimizer and not getattr(self.method.module, "SHARDS", True):
+            raise InputError(f"--shard-optimizer: not with --method {s.method}, which reads the whole optimizer's state; leave it out")
         if s.per_layer:
             self.optimizer.update_in_backward()
 
@@ -95,7 +97,8 @@ class Trainer:
         """Train until `settings.steps`, or until a signal asks to stop, which is returned, else 0. Raises TrainingError."""
         s, first, busy, stop, leads = self.settings, self.at["tokens"], 0.0, 0, self.leads
         saved = self.at["step"] > 0 or self.save()  # whether a checkpoint can be written is known before the first step
-        with (self.watchers, runs.asked_to_stop() as asked, np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
+        with (self.watchers, runs.asked_to_stop() as asked,
+              np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
               tqdm(total=s.steps, initial=self.at["step"], unit="step", dynamic_ncols=True, disable=not leads or None) as bar):
             while self.at["step"] < s.steps and not stop:
                 started = perf_counter()
@@ -305,7 +308,7 @@ def opened(held, settings, given, group):
     else:
         settings.batch_size *= group.size
     if settings.batch_size < group.size:
-        raise InputError(f"--resume {run}: has {settings.batch_size} sequences a batch, which {group.size} processes cannot share")
+        raise InputError(f"--resume {run}: has {settings.batch_size} sequences a batch, too few for {group.size} processes")
     return run, settings, found
 
 
