@@ -214,7 +214,7 @@ class Checkpoint:
         path = self.folder / "state.json"
         state = read_json(path)
         try:
-            Settings(**state["settings"]).check()
+            state["settings"] = Settings.from_dict(state["settings"]).to_dict()  # with defaults for what an older one lacks
             wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
         except (KeyError, TypeError, AttributeError, InputError) as error:
             wrong = [str(error)]
@@ -238,14 +238,20 @@ class Checkpoint:
             model = build_model(self.config, method, options, dtype=dtype)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged or not written by minisl.train ({error})") from None
-        model.load_state_dict(read_tensors(self.folder / "model.safetensors"))
+        self.load(model, "model.safetensors")
         return model
 
     def restore(self, model, optimizer, part=lambda state: state):
         """Put weights and optimizer state back. part(state): what of the latter this process keeps."""
-        weights, moments = (read_tensors(self.folder / name) for name in TENSORS)
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(part(moments))
+        self.load(model, "model.safetensors")
+        self.load(optimizer, "optimizer.safetensors", part)
+
+    def load(self, into, name, part=lambda state: state):
+        path = self.folder / name
+        try:
+            into.load_state_dict(part(read_tensors(path)))
+        except InputError as error:
+            raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def read_tensors(path):

@@ -47,5 +47,8 @@ def run_command(command, argv=None):
 
 
 def complain(error, code):
-    print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+    line = " ".join(str(error).split()) or type(error).__name__
+    if len(line) > 1200:  # it quotes what was given, and that can be a whole file
+        line = f"{line[:700]} [...] {line[-300:]}"
+    print("error:", line, file=sys.stderr)
     return code

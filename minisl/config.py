@@ -115,6 +115,8 @@ class Settings:
                 raise InputError(f"{name} {value}: must be at least 1 and below {2**31}")
             if f.type is float and f.name != "delta" and not 0 <= value < math.inf:
                 raise InputError(f"{name} {value}: must be a finite number, 0 or above")
+        if not isinstance(self.method_options, dict):
+            raise InputError(f"method_options {self.method_options!r}: must be a dict of the method's own flags")
         own = methods.flags(self.method)
         for name, value in self.method_options.items():
             if name not in own:
@@ -163,6 +165,16 @@ class Settings:
 
     def to_dict(self):
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given):
+        """Checked settings, as a state.json has them. Raises InputError for a key or value that cannot be."""
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(given.keys() - names):
+            raise InputError(f"settings: unknown key {unknown[0]!r}")
+        settings = cls(**given)
+        settings.check()
+        return settings
 
 
 FLAGS = [f for f in fields(Settings) if f.metadata]

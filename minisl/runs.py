@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minisl import checkpoint, lock, methods
@@ -52,7 +52,7 @@ def resumed_settings(settings, given, found, run, size=1):
 
     Raises InputError for a flag that would make it another run.
     """
-    saved = Settings(**found.state["settings"])
+    saved = Settings.from_dict(found.state["settings"])
     has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
     asked = {name: getattr(settings, name) for name in given - MAY_CHANGE - {"method_options"}} | settings.method_options
     if "batch_size" in asked:
@@ -95,10 +95,13 @@ def asked_to_stop():
 @contextmanager
 def no_empty_folder(run):
     """Where the block fails before a run is in the folder, leave none that was not there."""
-    new = not run.exists()
+    new = [p for p in (run, *run.parents) if not p.exists()]
     try:
         yield
     except BaseException:
         if new and run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}:
             shutil.rmtree(run, ignore_errors=True)
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
         raise

@@ -444,7 +444,7 @@ def test_no_run_given(capsys, command):
 
 
 def test_too_little_memory_is_one_line_and_code_1(capsys, tmp_path):
-    code = run_command(train.main, [*job(tmp_path), "--hidden-size=2147483644"])
+    code = run_command(train.main, [*job(tmp_path), "--hidden-size=536870908"])
     [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("no Numba kernels")]
     assert (code, line.split()[:4]) == (1, ["error:", "Unable", "to", "allocate"])
     assert not (tmp_path / "run").exists()

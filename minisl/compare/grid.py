@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minisl.compare.run import begin_process, one_run
-from minisl.compare.weigh import material, step_seconds
+from minisl.compare.weigh import material, plausible, step_seconds
 from minisl.config import parse
 from minisl.errors import InputError
 from minisl.nn.config import read_json
@@ -53,8 +53,10 @@ class Entry:
 def checked(result, path):
     """A result of `one_run`. Raises InputError unless it is one."""
     numbers = ("steps", "seconds", *(("val_loss", "bits_per_byte") if result.get("status") == "done" else ()))
-    if result.get("status") not in ("done", "diverged") or not isinstance(result.get("curve"), list) or any(
-            type(result.get(name)) not in (int, float) for name in numbers):
+    curve = result.get("curve")
+    if (result.get("status") not in ("done", "diverged") or not isinstance(curve, list)
+            or not all(isinstance(point, list) and len(point) == 3 and all(map(plausible, point)) for point in curve)
+            or not all(plausible(result.get(name)) for name in numbers) or result.get("val_loss", 0) > 700):  # whose exp is inf
         raise InputError(f"{path}: damaged; remove its folder and the run is made again")
     return result
 

@@ -21,7 +21,11 @@ def weigh_all(entries, out, say, turns=3):
     path = out / "weights.json"
     found, speeds = (read_json(path) if path.exists() else {}), {}
     for label, entry in found.items():
-        if not isinstance(entry, dict) or entry.keys() != {"parameters", "estimated", "measured", "tokens_per_second"}:
+        if (not isinstance(entry, dict) or entry.keys() != {"parameters", "estimated", "measured", "tokens_per_second"}
+                or not all(isinstance(entry[k], dict) and entry[k].keys() == {*KINDS, "peak"}
+                           and all(map(plausible, entry[k].values())) for k in ("estimated", "measured"))
+                or type(entry["parameters"]) is not int or not plausible(entry["parameters"])
+                or not plausible(entry["tokens_per_second"])):
             raise InputError(f"{path}: damaged at {label}; remove it and the steps are measured again")
     todo = [e for e in entries if e.label not in found]
     for turn in range(turns if todo else 0):
@@ -37,6 +41,11 @@ def weigh_all(entries, out, say, turns=3):
     if todo:
         checkpoint.write_json(path, found)
     return found
+
+
+def plausible(value):
+    """Is it a number that can be counted, measured or drawn?"""
+    return type(value) in (int, float) and 0 <= value < 1e18
 
 
 def step_seconds(settings):

@@ -4,6 +4,7 @@ import ast
 import gc
 import glob
 import hashlib
+import re
 import sysconfig
 import warnings
 from dataclasses import dataclass
@@ -68,10 +69,13 @@ def read(source):
     if not source:
         raise InputError("--data: must not be empty")
     path = Path(source)
-    if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
-    else:
-        paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+    try:
+        if path.is_dir():
+            paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
+        else:
+            paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+    except (OSError, ValueError, re.error) as error:  # a name that is too long, links in a circle, a NUL
+        raise InputError(f"--data {source}: {getattr(error, 'strerror', None) or error}") from None
     if not paths:
         raise InputError(f"--data {source}: no such file, folder or match (or use python-docs, python-source)")
     return [read_text(p) for p in paths]
@@ -79,6 +83,8 @@ def read(source):
 
 def read_text(path):
     try:
+        if not path.is_file():  # a pipe waits for who writes to it, /dev/zero never ends, and a resumed run reads it again
+            raise InputError(f"--data {path}: must be a regular file; save what a pipe or device gives to one")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"--data {path}: not UTF-8 text (byte {error.start})") from None

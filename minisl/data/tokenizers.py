@@ -1,5 +1,9 @@
 """Tokenizers, all of them in the format of Hugging Face's `tokenizers`: bytes, byte-level BPE, or a given file."""
 
+import base64
+import json
+import os
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -9,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from minisl.errors import InputError
 
+PROBE = "The 1st tést: naïve, 東京 🙂\n\tx_y = 'z' * 10**3\r\n"  # what a tokenizer from a file must take
 END = "<|endoftext|>"  # stands before every document, and nowhere else
 
 
@@ -16,7 +21,7 @@ class Tokenizer:
     """Text to ids and back. vocab_size: number of ids; end: the id of the mark between documents."""
 
     def __init__(self, inner, where="tokenizer"):
-        self.inner = inner
+        self.inner, self.where = inner, where
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # a mark that is spelled out in a text is text
@@ -27,18 +32,21 @@ class Tokenizer:
             raise InputError(f"{where}: has no end-of-text token; expected one of {END}, </s>, <eos>, <|end_of_text|>")
 
     def encode(self, text):
-        """str to a list of ids, without any mark added."""
-        return self.inner.encode(text, add_special_tokens=False).ids
+        """str to a list of ids, without any mark added. Raises InputError for what a given tokenizer.json cannot do."""
+        with in_words(self.where):
+            return self.inner.encode(text, add_special_tokens=False).ids
 
     def encode_documents(self, documents):
         """All documents as one array of ids, the end mark before each."""
         parts = []
-        for encoding in self.inner.encode_batch_fast(documents, add_special_tokens=False):
-            parts += [[self.end], encoding.ids]
+        with in_words(self.where):
+            for encoding in self.inner.encode_batch_fast(documents, add_special_tokens=False):
+                parts += [[self.end], encoding.ids]
         return np.concatenate(parts).astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def decode(self, ids):
-        return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+        with in_words(self.where):
+            return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def decode_documents(self, ids):
         """The texts between end marks, a blank line between them."""
@@ -72,15 +80,68 @@ def make_tokenizer(kind, documents, vocab_size):
 
 
 def load_tokenizer(path):
-    """From a tokenizer.json. Raises InputError: no such file, or not a tokenizer."""
+    """From a tokenizer.json. Raises InputError: no such file, not a tokenizer, or one that cannot take every text."""
     if not Path(path).is_file():
         raise InputError(f"--tokenizer {path}: no such file; allowed: bytes, bpe, or a tokenizer.json")
+    with in_words(f"--tokenizer {path}: not a tokenizer.json"):
+        if b'"precompiled_charsmap"' in (content := Path(path).read_bytes()):
+            check_tables(json.loads(content), path)
+    with quiet_panics(), in_words(f"--tokenizer {path}: not a tokenizer.json"):
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    with quiet_panics():
+        tokenizer = Tokenizer(inner, where=str(path))
+        tokenizer.decode(tokenizer.encode_documents(["", PROBE]))
+    return tokenizer
+
+
+def check_tables(content, path):
+    """Raise InputError for a character table that says it is longer than it is: the library would ask for that much memory, and
+    end the process where there is not so much."""
+    stack = [content]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, list):
+            stack += here
+        elif isinstance(here, dict):
+            stack += here.values()
+            if isinstance(table := here.get("precompiled_charsmap"), str):
+                try:
+                    table = base64.b64decode(table)
+                except ValueError:
+                    table = b""
+                if len(table) < 4 or int.from_bytes(table[:4], "little") > len(table) - 4:
+                    raise InputError(f"--tokenizer {path}: not a tokenizer.json (a precompiled_charsmap is cut short)")
+
+
+@contextmanager
+def in_words(where):
+    """What the library raises becomes an InputError: plain Exceptions, and panics, which are none."""
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), where=str(path))
-    except InputError:
+        yield
+    except (InputError, MemoryError):
         raise
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(f"--tokenizer {path}: not a tokenizer.json ({error})") from None
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{where} ({error})") from None
+
+
+@contextmanager
+def quiet_panics():
+    """The library prints a panic before it raises it, past Python: within this block nothing reaches the process's stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def byte_level(model):

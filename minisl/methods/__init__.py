@@ -23,11 +23,13 @@ A method that moves embeddings, head and gains in its own way has `rule_elsewher
 """
 
 import pkgutil
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 
 from minisl.backend import generator
 from minisl.errors import InputError
+from minisl.kernels import ALGORITHMS
 from minisl.nn.llama import Llama
 from minisl.optim import RULES, Optimizer
 
@@ -55,6 +57,11 @@ class Flag:
             raise InputError(f"{name} {value}: unknown; allowed: {', '.join(self.choices)}")
         if kind in (int, float) and not self.low <= value <= self.high:
             raise InputError(f"{name} {value}: must lie between {self.low} and {self.high}")
+
+
+SHARED = {f.name: f for f in (  # flags of minisl.train that methods take: what a file with settings may hold
+    Flag("rank", 128, "", low=1), Flag("delta", 0.03, "", high=1), Flag("alpha", 32.0, "", high=sys.float_info.max),
+    Flag("learned_scale", False, ""), Flag("algorithm", "auto", "", choices=ALGORITHMS))}
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,16 @@ class Method:
 
     def __init__(self, name, settings):
         self.name, self.module = name, get(name)
-        given = {**settings, **settings.get("method_options", {})}
-        own = flags(name)
-        self.options = {o: given[o] for o in getattr(self.module, "OPTIONS", ()) if isinstance(o, str)}
-        self.options |= {o: given.get(o, flag.default) for o, flag in own.items()}
-        for o, flag in own.items():
-            flag.check(self.options[o])
+        more, own = settings.get("method_options", {}), flags(name)
+        if not isinstance(more, dict):
+            raise InputError(f"method_options {more!r}: must be a dict of the method's own flags")
+        given = {**settings, **more}
+        shared = [o for o in getattr(self.module, "OPTIONS", ()) if isinstance(o, str)]
+        if missing := [o for o in shared if o not in given]:
+            raise InputError(f"method {name}: {missing[0]} is missing")
+        self.options = {o: given[o] for o in shared} | {o: given.get(o, flag.default) for o, flag in own.items()}
+        for flag in (*(SHARED[o] for o in shared), *own.values()):
+            flag.check(self.options[flag.name])
 
     def build(self, config, rng=None, dtype="float32"):
         """A Llama of this method's matrices. rng None: shapes only, for counting."""

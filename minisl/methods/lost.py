@@ -92,6 +92,11 @@ class LOSTLinear(Module):
         self.B, self.A, self.columns, self.index = Parameter(B), Parameter(A), Parameter(S), index.astype(np.int32, copy=False)
         self.gamma, self.activation, self.shape = gamma, activation, (out_features, in_features)
 
+    def check_buffer(self, name, array):
+        columns = array.astype(float)
+        if not (columns[0] >= 0 and columns[-1] < self.shape[1] and (np.diff(columns) > 0).all()):
+            raise InputError(f"must be columns of 0 to {self.shape[1] - 1}, ascending, none twice")
+
     def forward(self, x):
         h = ops.linear(x, self.A)
         h = ops.silu(h) if self.activation == "silu" else h

@@ -102,6 +102,11 @@ class SLLinear(Module):
     def sparse_index(self, index):
         self.support = Support(index, self.shape)
 
+    def check_buffer(self, name, array):
+        if len(array) and not (0 <= int(array.min()) and int(array.max()) < self.shape[0] * self.shape[1]):
+            raise InputError(f"positions run from {array.min()} to {array.max()}, a {self.shape[0]} x {self.shape[1]} matrix has "
+                             f"0 to {self.shape[0] * self.shape[1] - 1}")
+
     def forward(self, x):
         B, s = self.lora_B, self.scale
         if hasattr(self, "scaling"):  # the scale is part of B, and the chain rule does the rest

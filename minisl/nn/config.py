@@ -15,6 +15,7 @@ IGNORED = {
     "torch_dtype", "transformers_version", "use_cache",
 }
 # Keys that are understood for one value only.
+MOST_LAYERS = 4096  # a damaged file must not build modules for hours; the deepest known have 1,000
 REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "rope_scaling": None}
 
 
@@ -59,6 +60,12 @@ class LlamaConfig:
                              "many heads of even width")
         if kv_heads < 0 or heads % kv_heads:
             raise InputError(f"config: num_key_value_heads is {kv_heads}; it must divide num_attention_heads {heads}")
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise InputError(f"config: num_hidden_layers is {self.num_hidden_layers}; at most {MOST_LAYERS} are allowed")
+        for name in ("hidden_size", "intermediate_size", "vocab_size"):
+            if self.hidden_size * getattr(self, name) >= 2**59:  # of float64, more bytes than an address can tell
+                raise InputError(f"config: {name} is {getattr(self, name)}; with hidden_size {self.hidden_size} a matrix would "
+                                 "have 2^59 numbers or more")
 
     @property
     def head_dim(self):
@@ -71,7 +78,7 @@ class LlamaConfig:
         if "max_sequence_length" in given:  # the public SLTrain and GaLore configs
             given.setdefault("max_position_embeddings", given.pop("max_sequence_length"))
         rope = given.pop("rope_parameters", None) or {}  # transformers 5, where it overrules rope_theta
-        if not isinstance(rope, dict) or {rope.get("rope_type", "default"), rope.get("type", "default")} != {"default"}:
+        if not isinstance(rope, dict) or any(rope.get(key, "default") != "default" for key in ("rope_type", "type")):
             raise InputError(f"{where}: rope_parameters is {rope!r}; only the rope_type 'default' is understood")
         given |= {k: v for k, v in rope.items() if k == "rope_theta"}
         if given.get("num_key_value_heads") is None:

@@ -22,6 +22,9 @@ class Module:
 
     buffers = ()
 
+    def check_buffer(self, name, array):
+        """Raises InputError for a buffer of the right shape and kind of numbers that this module cannot work with."""
+
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
 
@@ -68,7 +71,8 @@ class Module:
         return {name: to_numpy(array) for name, array in self._arrays()}
 
     def load_state_dict(self, state):
-        """Take over arrays by name. Raises InputError, and changes nothing, if a name or a shape does not match."""
+        """Take over arrays by name. Raises InputError, and changes nothing, if a name, a shape or the kind of numbers does not
+        match, or a buffer cannot be."""
         mine = dict(self._arrays())
         missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
         if missing or extra:
@@ -78,6 +82,15 @@ class Module:
         for name, array in mine.items():
             if state[name].shape != array.shape:
                 raise InputError(f"weights do not fit this model: {name} has shape {state[name].shape}, the model {array.shape}")
+            if not np.can_cast(state[name].dtype, array.dtype, "same_kind"):
+                raise InputError(f"weights do not fit this model: {name} holds {state[name].dtype}, the model {array.dtype}")
+        for path, module in self.named_modules():
+            for name in module.buffers:
+                where = f"{path}.{name}" if path else name
+                try:
+                    module.check_buffer(name, state[where])
+                except InputError as error:
+                    raise InputError(f"weights do not fit this model: {where}: {error}") from None
         for path, module in self.named_modules():
             for name, value in list(vars(module).items()):
                 if isinstance(value, Parameter):
@@ -109,4 +122,5 @@ def _move(array, xp):
 
 def _like(mine, given):
     """A copy of `given` on the device and with the dtype of `mine`."""
-    return array_module(mine).array(given, dtype=mine.dtype)
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes inf, and is found as a loss that is no number
+        return array_module(mine).array(given, dtype=mine.dtype)

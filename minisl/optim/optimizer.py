@@ -57,17 +57,24 @@ class Rule:
         return found
 
     def load_state_dict(self, state):
-        """Take over a `state_dict`. Raises InputError unless names and shapes are those of this rule."""
+        """Take over a `state_dict`. Raises InputError unless names, shapes and kinds of numbers are those of this rule, and
+        counts are 0 or above."""
         mine = {name: array.shape for name, array in self.state_dict().items()}
         given = {name: array.shape for name, array in state.items()}
         if wrong := dict(mine.items() ^ given.items()):
             raise InputError(f"{min(wrong)} {given.get(min(wrong), 'is missing')}")
+        for name, array in self.state_dict().items():
+            if not np.can_cast(state[name].dtype, array.dtype, "same_kind"):
+                raise InputError(f"{name} holds {state[name].dtype}, not {array.dtype}")
+            if array.dtype.kind == "i" and array.size and state[name].min() < 0:  # a count, or places
+                raise InputError(f"{name} is {state[name].min()}, it must be 0 or above")
         for name in self.state:
             value = getattr(self, name)
             if isinstance(value, Rule):
                 value.load_state_dict({k.removeprefix(f"{name}/"): a for k, a in state.items() if k.startswith(f"{name}/")})
             elif hasattr(value, "nbytes"):
-                setattr(self, name, array_module(value).array(state[name], dtype=value.dtype))
+                with np.errstate(over="ignore"):
+                    setattr(self, name, array_module(value).array(state[name], dtype=value.dtype))
             elif value is not None:
                 setattr(self, name, type(value)(state[name]))
 
