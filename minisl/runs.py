@@ -101,7 +101,7 @@ def no_empty_folder(run):
     except BaseException:
         if new and run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}:
             shutil.rmtree(run, ignore_errors=True)
-        with suppress(OSError):
-            for folder in new:
+        for folder in new:
+            with suppress(OSError):
                 folder.rmdir()
         raise

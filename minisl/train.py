@@ -84,7 +84,7 @@ class Trainer:
         self.optimizer = self.method.optimizer(self.model, s.lr, s.optimizer, s.weight_decay, s.seed)
         self.optimizer.check()
         if s.shard_optimizer and not getattr(self.method.module, "SHARDS", True):
-            raise InputError(f"--shard-optimizer: not with --method {s.method}, which reads the whole optimizer's state; leave it out")
+            raise InputError(f"--shard-optimizer: not with --method {s.method}, which reads the whole optimizer's state")
         if s.per_layer:
             self.optimizer.update_in_backward()
 
