@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 AHEAD = 4  # chunks that are read, in work or done, for each worker
+GONE = "a worker reads no more"
 SERVE = "from minisl.data.workers import serve; serve()"
 
 
@@ -58,7 +59,7 @@ class Pool:
                 write(self.workers[n % len(self.workers)].stdin, [text.encode() for text in texts])
             self._put(None)
         except BrokenPipeError:
-            self._put((None, None))  # the answer that is waited for next will not come either
+            self._put((None, GONE))
         except BaseException as error:
             self._put((None, error))
         finally:
@@ -77,10 +78,10 @@ class Pool:
         n = 0
         while (item := self.states.get()) is not None:
             state, error = item
-            if error is not None:
+            if error is not None and error is not GONE:
                 raise error
             worker = self.workers[n % len(self.workers)]
-            answer = read(worker.stdout) if state is not None else None
+            answer = None if error is GONE else read(worker.stdout)
             if answer is None:
                 raise ChildProcessError(self._obituary(worker))
             yield state, [np.frombuffer(ids, np.uint32) for ids in answer]
