@@ -124,7 +124,7 @@ class Stream:
         if k < self.next:
             raise ValueError(f"batch {k} of a stream is gone; restore an earlier state")
         try:
-            while self.next < k:
+            for _ in range(self.next, k):
                 self._take()
             return self._take()
         except BaseException:
