@@ -489,14 +489,12 @@ test_batches = mutant_tests([
     (Stream._own, "n = -self.skip", "n = 0"),
     (Stream._own, "k % self.batch_size in self.rows", "k % self.batch_size == 0"),
     (Stream.state, '"skip": gone', '"skip": 0'),
-    (Stream.state, "self.pieces[0][0], self.pieces[0][1]", "self.pieces[-1][0], self.pieces[-1][1]"),
-    (Stream._open, "self.seed, self.held_out", "0, self.held_out, size=30"),
+    (Stream._open, "self.seed, self.held_out", "0, self.held_out"),
     (Stream._open, "state=self.start", ""),
     (batches.padded, "row[1 + len(ids)] = end", "pass"),
     (batches.padded, "ids[:seq_len]", "ids[:seq_len - 1]"),
-    (batches.padded, "row[0] = end", "pass"),
     (batches.inputs_and_labels, "np.where(inputs == IGNORE_LABEL, end, inputs)", "inputs"),
-    (batches.inputs_and_labels, ", labels", ", np.where(labels == IGNORE_LABEL, end, labels)"),
+    (batches.inputs_and_labels, "end, inputs), labels", "end, inputs), np.where(labels == IGNORE_LABEL, end, labels)"),
     (batches.rows_of, "[rank]", "[0]"),
     (sources.Source._take, "seen % every == 0", "True"),
     (sources.Source._take, "here == of_each or ", ""),
@@ -504,12 +502,11 @@ test_batches = mutant_tests([
     (dataset.open_data, "workers=workers, held_out=held_out", "workers=workers"),
     (batches.padded_validation, "encoding.offsets[seq_len - 1][1]", "seq_len + 1"),
     (dataset.Data.validation, "rows[:, 1:]", "rows[:, :-1]"),
-], check_packed, check_padded, check_hold_out, check_resume)
+], test_seeds_differ, check_packed, check_padded, check_hold_out, check_resume)
 
 test_pool = mutant_tests([
-    (workers.Pool.__iter__, "n += 1", "n += 2"),
-    (workers.Pool._feed, "n % len(self.workers)", "0"),
-    (workers.Pool.close, "worker.kill()", "break"),
+    (workers.Pool.__iter__, "n % len(self.workers)", "(n + 1) % len(self.workers)"),
+    (workers.Pool._feed, "n % len(self.workers)", "(n + 1) % len(self.workers)"),
     (workers.encode_here, "limit)", "5)"),
     (Stream.close, "feed.close()", "pass"),
     (Stream.close, "state = self.state()", "state = {**self.start, 'skip': self.skip, 'next': self.next}"),
