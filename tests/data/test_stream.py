@@ -233,6 +233,7 @@ def threads():
 
 def check_workers():
     """The same batches with 0, 1 and 2 processes, and a resume from one to another; nothing runs after close."""
+    before = threads()
     for protocol in ("packed", "padded"):
         data = opened(protocol)
         expected = [data.batches(k) for k in range(75)]
@@ -243,7 +244,7 @@ def check_workers():
             state = other.batches.state()
             other.close()
             assert not running(pids)
-            assert not threads()
+            assert threads() == before
             assert equal(other.batches(40), expected[40]), "it goes on after close"
             pids = [w.pid for w in other.batches.feed.workers]
         assert not running(pids)
