@@ -20,7 +20,7 @@ import pytest
 from mutation import mutant_tests
 
 import minisl
-from minisl.data import batches, dataset, files, make_tokenizer, open_data, sources, workers
+from minisl.data import batches, dataset, files, load_corpus, make_tokenizer, open_data, sources, tokenize, workers
 from minisl.data.stream import Shuffled, Stream
 from minisl.errors import InputError
 
@@ -135,6 +135,34 @@ def test_many_files_of_one_document_are_held_out_from_too(tmp_path):
         (tmp_path / f"{n:02}.jsonl").write_bytes(lines(DOCUMENTS[n : n + 1]))
     source = sources.open_source([str(tmp_path)])
     assert source.hold_out() == [DOCUMENTS[19], DOCUMENTS[39]]
+
+
+def test_text_in_memory_gives_the_batches_it_always_gave(tmp_path):
+    for n in range(45):
+        (tmp_path / f"{n:02}.txt").write_text(DOCUMENTS[n])
+    corpus = load_corpus([str(tmp_path)])
+    tokens, held_out = (tokenize(byte_level(), documents) for documents in (corpus.train, corpus.validation))
+    before = batches.Batches(tokens, 6, 40, 5)
+    sizes = {"batch_size": 6, "seq_len": 40, "seed": 5}
+    data = open_data([str(tmp_path)], byte_level(), 257, **sizes)
+    parts = [open_data([str(tmp_path)], byte_level(), 257, share=(rank, 4), **sizes) for rank in range(4)]
+    for k in (0, 1, 30, 7):
+        assert equal(data.batches(k), before(k))
+        assert equal([np.concatenate([part.batches(k)[side] for part in parts]) for side in (0, 1)], before(k))
+        assert data.batches.state() == {"next": k + 1}
+    assert all(equal(*both) for both in zip(data.validation(), batches.validation_batches(held_out, 6, 40), strict=True))
+    assert (data.sha256, data.name) == (corpus.sha256, str(tmp_path))
+    assert data.validation_bytes == sum(len(text.encode()) for text in corpus.validation)
+
+
+def test_padded_text_in_memory(tmp_path):
+    for n in range(45):
+        (tmp_path / f"{n:02}.txt").write_text(DOCUMENTS[n])
+    data = open_data([str(tmp_path)], byte_level(), 257, batch_size=5, seq_len=40, seed=5, protocol="padded")
+    rows = [(*i.tolist(), *l.tolist()) for k in range(9) for i, l in zip(*data.batches(k))][:43]
+    ids = [[0, *byte_level().encode(text), 0] for n, text in enumerate(DOCUMENTS[:45]) if n not in (19, 39)]
+    assert sorted(rows) == sorted((*i[:-1], *[0] * 41)[:40] + (*i[1:41], *[-100] * 41)[:40] for i in ids)
+    assert byte_level().end == 0
 
 
 # Where it goes on
