@@ -9,6 +9,7 @@ from pathlib import Path
 from minisl import methods
 from minisl.backend import DEVICES, PRECISIONS
 from minisl.command import Parser
+from minisl.data import PROTOCOLS
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS, BACKENDS
 from minisl.nn import LlamaConfig
@@ -28,7 +29,8 @@ MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_
               "shard_optimizer", "tensorboard"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "keep", "rank", "threads", "parts")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "keep", "rank", "threads", "parts",
+          "validation_documents")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -65,7 +67,13 @@ class Settings:
     per_layer: bool = flag(False, "move each parameter as soon as its gradient is there, and keep no gradients")
     weight_decay: float = flag(0.0, "decoupled weight decay", "--weight_decay")
     clip_norm: float = flag(0.0, "largest gradient norm; 0 does not clip", "--grad_clipping")
-    data: list = flag(lambda: ["python-docs"], "python-docs, python-source, or UTF-8 files, folders, globs")
+    data: list = flag(lambda: ["python-docs"], "python-docs, python-source, text files, folders, globs; .jsonl(.gz|.zst) or "
+                      ".parquet files; c4, hf:NAME, hf:NAME:CONFIG; or a folder of minisl.data prepare")
+    protocol: str = flag("packed", "packed: documents joined and cut; padded: one document a sequence, as in the paper",
+                         choices=PROTOCOLS)
+    text_field: str = flag("text", "the field or column of a stream that holds the text")
+    validation_documents: int | None = flag(None, "documents of a stream that are held out (left out: 1,000)")
+    data_workers: int = flag(0, "processes that tokenise a stream; no result depends on it", "--workers")
     tokenizer: str = flag("bpe", "bytes, bpe (trained on the data), or a tokenizer.json")
     vocab_size: int | None = flag(None, "ids of the model, and of a trained bpe (left out: the config's)")
     hidden_size: int | None = flag(None, "override the config")
@@ -130,6 +138,8 @@ class Settings:
             raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
         if self.batch_size * self.seq_len >= 2**31:
             raise InputError(f"--batch-size {self.batch_size} --seq-len {self.seq_len}: their product must be below {2**31}")
+        if not 0 <= self.data_workers < 1000:
+            raise InputError(f"--data-workers {self.data_workers}: must lie between 0 and 999")
         if self.min_lr_ratio > 1:
             raise InputError(f"--min-lr-ratio {self.min_lr_ratio}: must lie between 0 and 1")
         if self.seed < 0:

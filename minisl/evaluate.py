@@ -11,7 +11,7 @@ from minisl.autograd import no_grad, ops
 from minisl.backend import DEVICES, IGNORE_LABEL, choose_device, read
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
-from minisl.data import load_corpus, load_documents, tokenize, validation_batches
+from minisl.data import in_memory, load_documents, open_data, tokenize, validation_batches
 from minisl.errors import InputError
 
 
@@ -43,7 +43,7 @@ def perplexity(loss):
 def main(argv):
     parser = Parser(prog="python -m minisl.evaluate", description="Loss of a trained model on held-out text.")
     parser.add_argument("run", help="a folder that minisl.train wrote")
-    parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it (left out: the run's held-out documents)")
+    parser.add_argument("--data", nargs="+", help="text files, folders, globs: all of it; a stream: what is held out (left out: the run's held-out text)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
@@ -54,14 +54,17 @@ def main(argv):
     xp, _ = choose_device(args.device)
     found = checkpoint.find(args.run)
     model, tokenizer, settings = found.model().to(xp), found.tokenizer(), found.state["settings"]
-    if args.data:
+    batch_size = args.batch_size or settings["batch_size"]
+    if args.data and in_memory(args.data):
         name, documents = " ".join(args.data), load_documents(args.data)
+        batches = validation_batches(tokenize(tokenizer, documents), batch_size, settings["seq_len"])
+        n_bytes = sum(len(d.encode()) for d in documents)
     else:
-        corpus = load_corpus(settings["data"])
-        checkpoint.check_corpus(found.state, corpus.sha256, corpus.name, Path(args.run))
-        name, documents = corpus.name, corpus.validation
-    n_bytes = sum(len(d.encode()) for d in documents)
-    batches = validation_batches(tokenize(tokenizer, documents), args.batch_size or settings["batch_size"], settings["seq_len"])
+        same = {k: settings[k] for k in ("seq_len", "seed", "protocol", "text_field", "validation_documents")}
+        data = open_data(args.data or settings["data"], tokenizer, found.config.vocab_size, batch_size=batch_size, **same)
+        if not args.data:
+            checkpoint.check_corpus(found.state, data.sha256, data.name, Path(args.run))
+        name, batches, n_bytes = data.name, data.validation(), data.validation_bytes
     result = evaluate(model, batches, n_bytes, tokenizer.end)
     print(f"{args.run}, step {found.state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():

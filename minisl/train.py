@@ -19,7 +19,7 @@ from minisl.blas import restart_with_better_kernels
 from minisl.callbacks import Callbacks, TensorBoard
 from minisl.command import run_command
 from minisl.config import parse, settings_from
-from minisl.data.opened import open_data
+from minisl.data import open_data
 from minisl.distributed import Alone, join
 from minisl.errors import InputError, TrainingError
 from minisl.evaluate import evaluate
@@ -54,8 +54,9 @@ class Trainer:
         self.config = found.config if found else settings.model_config()
         self.data = open_data(
             settings.data, found.tokenizer() if found else settings.tokenizer, self.config.vocab_size,
-            batch_size=settings.batch_size, seq_len=settings.seq_len, seed=settings.seed, share=(group.rank, group.size),
-            folder=run, corpus=corpus)
+            batch_size=settings.batch_size, seq_len=settings.seq_len, seed=settings.seed, protocol=settings.protocol,
+            share=(group.rank, group.size), workers=settings.data_workers, folder=run, text_field=settings.text_field,
+            validation_documents=settings.validation_documents, corpus=corpus)
         self.config.bos_token_id = self.config.eos_token_id = self.data.tokenizer.end
 
         # Model and optimizer
@@ -64,8 +65,8 @@ class Trainer:
         self.build(None if found else settings.from_hf)
         if found:
             checkpoint.check_corpus(found.state, self.data.sha256, self.data.name, run)
-            self.restore(found)
             self.data.batches.restore(found.state["data"])
+            self.restore(found)
         self.workers = Workers(settings.parts if xp is np else 1)
         self.metrics = Metrics(run / "metrics.jsonl", self.at["step"], self.say) if self.leads else None
         self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}\n"
@@ -97,7 +98,7 @@ class Trainer:
         """Train until `settings.steps`, or until a signal asks to stop, which is returned, else 0. Raises TrainingError."""
         s, first, busy, stop, leads = self.settings, self.at["tokens"], 0.0, 0, self.leads
         saved = self.at["step"] > 0 or self.save()  # whether a checkpoint can be written is known before the first step
-        with (self.watchers, runs.asked_to_stop() as asked,
+        with (self.data, self.watchers, runs.asked_to_stop() as asked,
               np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
               tqdm(total=s.steps, initial=self.at["step"], unit="step", dynamic_ncols=True, disable=not leads or None) as bar):
             while self.at["step"] < s.steps and not stop:
