@@ -43,7 +43,8 @@ def perplexity(loss):
 def main(argv):
     parser = Parser(prog="python -m minisl.evaluate", description="Loss of a trained model on held-out text.")
     parser.add_argument("run", help="a folder that minisl.train wrote")
-    parser.add_argument("--data", nargs="+", help="text files, folders, globs: all of it; a stream: what is held out (left out: the run's held-out text)")
+    parser.add_argument("--data", nargs="+", help="text files, folders, globs: all of it; a stream: what is held out of it (left "
+                                                  "out: the run's held-out text)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")

@@ -7,6 +7,6 @@ from minisl.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from minisl.data.tokens import tokenize
 
 __all__ = [
-    "PROTOCOLS", "Batches", "Corpus", "Data", "PaddedBatches", "Tokenizer", "in_memory", "load_corpus", "load_documents", "load_tokenizer",
-    "make_tokenizer", "open_data", "tokenize", "validation_batches",
+    "PROTOCOLS", "Batches", "Corpus", "Data", "PaddedBatches", "Tokenizer", "in_memory", "load_corpus", "load_documents",
+    "load_tokenizer", "make_tokenizer", "open_data", "tokenize", "validation_batches",
 ]
