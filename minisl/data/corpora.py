@@ -4,6 +4,7 @@ import ast
 import gc
 import glob
 import hashlib
+import os
 import re
 import sysconfig
 import warnings
@@ -73,12 +74,27 @@ def read(source):
         if path.is_dir():
             paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
         else:
-            paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+            paths = [path] if path.exists() else sorted(p for p in matches(path) if p.is_file())
     except (OSError, ValueError, re.error) as error:  # a name that is too long, links in a circle, a NUL
         raise InputError(f"--data {source}: {getattr(error, 'strerror', None) or error}") from None
     if not paths:
         raise InputError(f"--data {source}: no such file, folder or match (or use python-docs, python-source)")
     return [read_text(p) for p in paths]
+
+
+def matches(pattern):
+    """The paths that a pattern names, as a set. ** is every folder below; links to folders are not followed there: two that lead
+    upwards would be followed for ever."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return set(map(Path, glob.glob(str(pattern))))
+    here = parts.index("**")
+    found, rest = set(), parts[here + 1:] or ("*",)
+    for top in glob.glob(str(Path(*parts[:here]))):
+        for where, folders, _ in os.walk(top):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            found |= matches(Path(glob.escape(where), *rest))
+    return found
 
 
 def read_text(path):

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from minisl.errors import InputError
 
+MOST_IDS = 2**24  # the library writes a vocabulary with a place in memory for each id, also those left out
 PROBE = "The 1st tést: naïve, 東京 🙂\n\tx_y = 'z' * 10**3\r\n"  # what a tokenizer from a file must take
 END = "<|endoftext|>"  # stands before every document, and nowhere else
 
@@ -90,6 +91,8 @@ def load_tokenizer(path):
         inner = tokenizers.Tokenizer.from_file(str(path))
     with quiet_panics():
         tokenizer = Tokenizer(inner, where=str(path))
+        if tokenizer.vocab_size > MOST_IDS:
+            raise InputError(f"--tokenizer {path}: has an id {tokenizer.vocab_size - 1}; at most {MOST_IDS - 1} is allowed")
         tokenizer.decode(tokenizer.encode_documents(["", PROBE]))
     return tokenizer
 

@@ -16,7 +16,7 @@ from minisl import checkpoint, generate, train
 from minisl.command import run_command
 from minisl.compare.grid import checked
 from minisl.config import Settings, parse
-from minisl.data import load_corpus, load_tokenizer, make_tokenizer
+from minisl.data import load_corpus, load_documents, load_tokenizer, make_tokenizer
 from minisl.errors import InputError
 from minisl.methods import Method
 from minisl.nn import Llama, LlamaConfig
@@ -133,6 +133,7 @@ def tokenizer(tmp_path, **parts):
     {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},  # a panic, which is no Exception
     {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff" * 12).decode()}},  # asked for 8 GB
     {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "a"}},  # a panic at the first text
+    {"model": {"type": "BPE", "vocab": {"<|endoftext|>": 2**32 - 1, "a": 1}, "merges": []}},  # 17 GB to write it
     {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
     {"model": {"type": "WordLevel", "vocab": {"<|endoftext|>": 0, "The": 1}, "unk_token": "?"}},  # Exception at the first text
 ])
@@ -149,6 +150,20 @@ def test_data_that_never_ends_or_has_no_name(tmp_path, monkeypatch, source):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("SOCKET")
     refused(load_corpus, [source], word=f"--data {source}")
+
+
+def test_links_that_lead_upwards_and_a_glob(tmp_path):
+    """Two of them, and glob's ** was at it for 2^40 folders."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "b.txt").write_text("b\n" * 30)
+    (tmp_path / "a.txt").write_text("a\n" * 30)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "c.txt").write_text("c\n" * 30)
+    for name in ("one", "two"):
+        (tmp_path / "in" / name).symlink_to("..")
+    for pattern in ("**", "**/*", "**/*.txt", "**/**/*.txt"):
+        assert accepted(load_documents, [f"{tmp_path}/{pattern}"]) == (True, ["a\n" * 30, "b\n" * 30])
+    assert accepted(load_documents, [f"{tmp_path}/*/**/b.txt"]) == (True, ["b\n" * 30])
 
 
 def test_a_long_complaint_is_cut(capsys):

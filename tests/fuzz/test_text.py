@@ -106,7 +106,7 @@ CONTENTS = st.one_of(
     st.binary(max_size=200), st.text(max_size=200).map(lambda s: s.encode("utf-8", "surrogatepass")),
     st.just(PLAIN.encode()), st.just(PLAIN.encode()).flatmap(damaged), st.just(b"\xef\xbb\xbf" + PLAIN.encode()),
     st.sampled_from(("utf-16", "utf-32", "latin-1", "utf-7", "shift-jis")).map(lambda e: PLAIN.encode(e, "replace")),
-    st.sampled_from((b"", b"\0" * 1000, b"a" * 300_000, b"\n" * 5000, b" \t" * 500, b"\xff" * 10, b"\r\n" * 9 + b"x",
+    st.sampled_from((b"", b"\0" * 1000, b"a" * 30_000, b"\n" * 5000, b" \t" * 500, b"\xff" * 10, b"\r\n" * 9 + b"x",
                      b"\x1f\x8b\x08\0",
                      b"PK\3\4", b"\xed\xa0\x80" * 5, "\u2028".encode() * 400, b"{" * 3000, b"\x80\x04\x95")))
 NAMES = st.one_of(st.sampled_from(("a", "b.txt", ".hidden", "with\nnewline", "[a]*", "-x", " ", "ünï", "\udcff\udcfe", "x" * 200,
@@ -143,7 +143,9 @@ def place(folder, kind, name, content):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))  # for ** and the like
+        yield tmp_path_factory.mktemp("text")
 
 
 @given(parts=folders(), how=st.sampled_from(("folder", "each", "glob", "words")), words=st.lists(st.one_of(
@@ -151,7 +153,7 @@ def root(tmp_path_factory):
                      "~", "*" * 50,
                      "a/" * 3000, "x" * 300, "\ud800", "/dev/tty", "/proc/1/mem", "file:///etc/passwd", "\n", "[!]", "{a,b}",
                      "/dev/full")),
-    st.text(max_size=6)), min_size=1, max_size=2))
+    st.text(st.characters(exclude_characters="/."), max_size=6)), min_size=1, max_size=2))
 @examples(100, 1000)
 def test_text_is_refused_in_a_line_or_read(root, parts, how, words):
     """Rejects: waiting for a pipe that nobody writes to, reading /dev/zero, following links in circles, tracebacks of names."""
