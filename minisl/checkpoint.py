@@ -168,6 +168,12 @@ def find(path, say=None):
     or the one asked for is damaged.
     """
     path, say = Path(path), say or (lambda line: print(line, file=sys.stderr))
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if (path / SUMS).exists() or re.fullmatch(r"step-\d{8,}", path.name):
         return Checkpoint(path)
     if path.name == "best" and not path.exists() and folders(path.parent):

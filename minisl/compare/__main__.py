@@ -108,7 +108,8 @@ def remember(out, settings, seconds):
     for name in sorted(k for k in job if job[k] != before.get(k)):
         raise InputError(f"--out {out}: holds a comparison with --{name.replace('_', '-')} {before.get(name)}, this one has "
                          f"{job[name]}; choose another folder")
-    checkpoint.write_json(out / "job.json", job)
+    if not (out / "job.json").exists():
+        checkpoint.write_json(out / "job.json", job)
 
 
 if __name__ == "__main__":
