@@ -6,6 +6,7 @@ import os
 import sys
 import zlib
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bf16")
 CUPY_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")  # each has the module cupy; the newest CUDA first
 
-precision = ["float32"]  # how float32 matrices on a GPU are multiplied
+precision = ContextVar("precision", default="float32")  # how float32 matrices on a GPU are multiplied
 
 
 def array_module(array):
@@ -169,20 +170,20 @@ def matmul_precision(name, xp):
     if name != "float32" and capability < 80:
         raise InputError(f"--matmul-precision {name}: needs a GPU of compute capability 8.0 (Ampere) or later, this one has "
                          f"{capability // 10}.{capability % 10}; allowed: float32")
-    core, types, before = xp._core, xp._core._routines_linalg, precision[0]
+    core, types = xp._core, xp._core._routines_linalg
     compute_type = core.get_compute_type(np.float32)
     core.set_compute_type(np.float32, types.COMPUTE_TYPE_TF32 if name == "tf32" else types.COMPUTE_TYPE_DEFAULT)
-    precision[0] = name
+    token = precision.set(name)
     try:
         yield
     finally:
-        precision[0] = before
+        precision.reset(token)
         core.set_compute_type(np.float32, compute_type)
 
 
 def matmul(a, b):
     """a b of two matrices, on a GPU in the precision asked for. CuPy's @ knows TF32; for bfloat16 cuBLAS is called here."""
-    if precision[0] != "bf16" or array_module(a) is np or a.dtype != np.float32 or not (a.size and b.size):
+    if precision.get() != "bf16" or array_module(a) is np or a.dtype != np.float32 or not (a.size and b.size):
         return a @ b
     xp, out = array_module(a), array_module(a).empty((len(a), b.shape[1]), np.float32)
     cublas, float32, one, zero = xp.cuda.cublas, xp.cuda.runtime.CUDA_R_32F, np.ones(1, np.float32), np.zeros(1, np.float32)

@@ -60,8 +60,11 @@ def restart_with_better_kernels(module):
         found = numpy_blas()["architecture"]
         if "OPENBLAS_CORETYPE" in os.environ:
             found += f" (OPENBLAS_CORETYPE={os.environ['OPENBLAS_CORETYPE']})"
-        print(f"OpenBLAS runs its kernels for {found}, this CPU can more: starting again with OPENBLAS_CORETYPE={kernels} "
-              "(--keep-blas: do not)", file=sys.stderr, flush=True)
+        from minisl.distributed import first_to_speak
+
+        if first_to_speak():
+            print(f"OpenBLAS runs its kernels for {found}, this CPU can more: starting again with OPENBLAS_CORETYPE={kernels} "
+                  "(--keep-blas: do not)", file=sys.stderr, flush=True)
         started, plain = sys.orig_argv[1:], ["-m", module, *sys.argv[1:]]
         if started[-len(plain) :] != plain:  # not by `python FLAGS -m module ...`
             started = plain

@@ -1,14 +1,26 @@
-"""A run's folder: what is in it, how it is written so that nothing is ever half there, and how it is read back.
+"""A run's folder and its checkpoints: written so that nothing is ever half there, read back so that no damage goes unseen.
 
-config.json, tokenizer.json    written when the run starts; with --schedule refined, schedule.json too
-model.safetensors, optimizer.safetensors, state.json    a checkpoint; all three carry the step, the last the others' SHA-256
-metrics.jsonl, loss.png, sample.txt    see `minisl.metrics` and `minisl.train`
+RUN/step-00000600/   a checkpoint stands alone, and is complete as soon as it has this name
+    config.json          a LlamaConfig for transformers, plus the method
+    tokenizer.json
+    model.safetensors    weights under Hugging Face's names
+    optimizer.safetensors
+    state.json           step, position in the data, settings
+    SHA256SUMS           of the five: `sha256sum -c SHA256SUMS` looks at them too
+RUN/metrics.jsonl, loss.png, sample.txt    see `minisl.metrics` and `minisl.train`
+
+A checkpoint is written under another name, brought to the disk (fsync) file by file, and then renamed: a kill, a crash or a full
+disk at any moment leaves the ones before as they were.
 """
 
 import hashlib
 import json
 import os
-from contextlib import contextmanager
+import re
+import shutil
+import sys
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -21,7 +33,15 @@ from minisl.methods import build_model
 from minisl.nn.config import LlamaConfig, read_json
 
 TENSORS = ("model.safetensors", "optimizer.safetensors")
-STATE = {"step": int, "settings": dict, "corpus": dict, "versions": dict, "sha256": dict}  # what a state.json must have
+FILES = ("config.json", "tokenizer.json", *TENSORS, "state.json")
+SUMS = "SHA256SUMS"
+STATE = {"step": int, "batch": int, "tokens": int, "settings": dict, "corpus": dict, "versions": dict}  # a state.json's parts
+
+
+LEFTOVER = re.compile(r"\.(step-\d{8,}|[\w-]+\.\w+)\.\d+(\.old)?")  # what a killed process was writing, or removing
+
+
+# Writing
 
 
 @contextmanager
@@ -31,13 +51,25 @@ def replacing(*paths):
     try:
         yield temporaries
         for temporary in temporaries:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            to_disk(temporary)
         for temporary, path in zip(temporaries, paths):
             os.replace(temporary, path)
+        for folder in {Path(p).parent for p in paths}:
+            to_disk(folder)
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def to_disk(path):
+    """fsync a file, or a folder's list of names."""
+    if os.name == "nt" and Path(path).is_dir():
+        return  # Windows cannot, and need not
+    descriptor = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path, text):
@@ -49,24 +81,44 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def start_run(run, config, method, options, tokenizer, dtype):
-    """Write what does not change: config.json (a LlamaConfig for transformers, plus the method) and tokenizer.json."""
-    write_json(run / "config.json", {**config.to_dict(), "torch_dtype": dtype,
-                                     "minisl": {"method": method, "options": options, "dtype": dtype}})
-    write_text(run / "tokenizer.json", tokenizer.to_json())
+def save(run, config, tokenizer, model, moments, state):
+    """Write a checkpoint and return its folder. Raises OSError where that is not possible; nothing is left of it then.
 
-
-def save(run, model, optimizer, state):
-    """A checkpoint of a run. All three files are complete on disk before the first takes its place."""
-    metadata = {"format": "pt", "step": str(state["step"])}  # "pt": transformers asks for it
-    with replacing(*(run / name for name in (*TENSORS, "state.json"))) as [weights, moments, rest]:
+    config: LlamaConfig; moments: name -> array, the optimizer's state; state: for state.json, with "step" and "settings". A
+    checkpoint of the same step is replaced.
+    """
+    settings, metadata = state["settings"], {"format": "pt", "step": str(state["step"])}  # "pt": transformers asks for it
+    made_of = {"method": settings["method"], "options": settings, "dtype": settings["dtype"]}
+    folder = Path(run) / f"step-{state['step']:08d}"
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}{end}") for end in ("", ".old"))
+    temporary.mkdir(parents=True)
+    try:
+        write = temporary.joinpath
+        described = {**config.to_dict(), "torch_dtype": settings["dtype"], "minisl": made_of}
+        write("config.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+        write("tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
         try:
-            save_file(model.state_dict(), weights, metadata)
-            save_file(optimizer.state_dict(), moments, metadata)
+            save_file(model.state_dict(), write("model.safetensors"), metadata)
+            save_file(moments, write("optimizer.safetensors"), metadata)
         except SafetensorError as error:  # what the library makes of a full disk
-            raise OSError(f"{run}: cannot be saved ({error})") from None
-        hashes = dict(zip(TENSORS, map(sha256, (weights, moments))))
-        rest.write_text(json.dumps({**state, "sha256": hashes}, indent=1) + "\n", "utf-8")
+            raise OSError(f"{folder}: cannot be written ({error})") from None
+        write("state.json").write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+        write(SUMS).write_text(sums(temporary), "utf-8")
+        for name in (*FILES, SUMS, ""):
+            to_disk(write(name))
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        to_disk(run)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def sums(folder):
+    """The text of SHA256SUMS."""
+    return "".join(f"{sha256(folder / name)}  {name}\n" for name in FILES)
 
 
 def sha256(path):
@@ -74,86 +126,169 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def prune(run, keep, best=None):
+    """Remove all checkpoints of a run but the last `keep` and that of step `best`."""
+    for folder in folders(run)[:-keep]:
+        if step_of(folder) != best:
+            remove(folder)
+
+
+def remove(folder):
+    """Take a checkpoint away: its name first, so that it is never there in part."""
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    with suppress(OSError):  # a folder that cannot be removed must not cost the run
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def tidy(run):
+    """Remove what a killed process left half written. To be called by the only process that writes there."""
+    for path in Path(run).glob(".*"):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+# Reading
+
+
+def folders(run):
+    """The folders of a run that are named as checkpoints, by step."""
+    return sorted((p for p in Path(run).glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name) and p.is_dir()), key=step_of)
+
+
+def step_of(folder):
+    return int(folder.name.partition("-")[2])
+
+
+def find(path, say=None):
+    """The Checkpoint at `path`: a checkpoint's folder, or a run's, whose newest one that is whole it is; RUN/best is the one with
+    the lowest validation loss.
+
+    say(line): told of every damaged one that is passed over (left out: a line on stderr). Raises InputError where there is none,
+    or the one asked for is damaged.
+    """
+    path, say = Path(path), say or (lambda line: print(line, file=sys.stderr))
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if (path / SUMS).exists() or re.fullmatch(r"step-\d{8,}", path.name):
+        return Checkpoint(path)
+    if path.name == "best" and not path.exists() and folders(path.parent):
+        best = find(path.parent, say).state.get("best")
+        if not best:
+            raise InputError(f"{path}: nothing was evaluated yet; give {path.parent}")
+        return Checkpoint(path.parent / f"step-{best['step']:08d}")
+    damaged = []
+    for folder in reversed(folders(path)):
+        try:
+            found = Checkpoint(folder)
+        except InputError as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            say(f"{error}: passed over, {found.folder.name} is used")
+        return found
+    if damaged:
+        raise InputError(f"{damaged[0]}" + (f", and so are {len(damaged) - 1} more" if damaged[1:] else "")
+                         + "; no checkpoint is left that is whole")
+    if (path / "state.json").is_file():
+        raise InputError(f"{path}: was written by minisl 0.4 or earlier, whose runs this version does not read")
+    raise InputError(f"{path}: not a run (no checkpoint in it); give a folder that minisl.train wrote to --out")
+
+
+class Checkpoint:
+    """A checkpoint, looked at from the first byte to the last. Raises InputError for one that is not what was written."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        try:
+            written = (self.folder / SUMS).read_bytes()
+            for line, name in zip(written.splitlines(keepends=True), FILES):
+                if line != f"{sha256(self.folder / name)}  {name}\n".encode():
+                    raise InputError(f"{self.folder / name}: damaged (its SHA-256 is not the one in {SUMS})")
+        except OSError as error:
+            raise InputError(f"{error.filename or self.folder}: cannot be read ({error.strerror or error})") from None
+        if len(written.splitlines()) != len(FILES):
+            raise InputError(f"{self.folder / SUMS}: damaged ({len(FILES)} lines are expected)")
+
+    @cached_property
+    def state(self):
+        """state.json as a dictionary, of which the parts in STATE are there and the settings can be."""
+        path = self.folder / "state.json"
+        state = read_json(path)
+        try:
+            state["settings"] = Settings.from_dict(state["settings"]).to_dict()  # with defaults for what an older one lacks
+            wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            wrong = [str(error)]
+        if wrong:
+            raise InputError(f"{path}: damaged or not written by minisl.train ({wrong[0]})")
+        return state
+
+    @cached_property
+    def config(self):
+        return LlamaConfig.from_json(self.folder / "config.json")
+
+    def tokenizer(self):
+        return make_tokenizer(str(self.folder / "tokenizer.json"), [], self.config.vocab_size)
+
+    def model(self):
+        """The trained Llama."""
+        path = self.folder / "config.json"
+        content = read_json(path)
+        try:
+            method, options, dtype = (content["minisl"][k] for k in ("method", "options", "dtype"))
+            model = build_model(self.config, method, options, dtype=dtype)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: damaged or not written by minisl.train ({error})") from None
+        self.load(model, "model.safetensors")
+        return model
+
+    def restore(self, model, optimizer, part=lambda state: state):
+        """Put weights and optimizer state back. part(state): what of the latter this process keeps."""
+        self.load(model, "model.safetensors")
+        self.load(optimizer, "optimizer.safetensors", part)
+
+    def load(self, into, name, part=lambda state: state):
+        path = self.folder / name
+        try:
+            into.load_state_dict(part(read_tensors(path)))
+        except InputError as error:
+            raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
 def read_tensors(path):
-    """(name -> array, step) of a safetensors file. Raises InputError naming it if it is missing or damaged."""
-    if not path.is_file():
+    """name -> array of a safetensors file. Raises InputError naming it if it is missing or damaged."""
+    if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, int((file.metadata() or {}).get("step", -1))
+            return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from None
 
 
-def load_state(run):
-    """state.json. Raises InputError where `run` is not a run's folder."""
-    if not (Path(run) / "state.json").is_file():
-        raise InputError(f"{run}: not a run (it has no state.json); give a folder that minisl.train wrote to --out")
-    state = read_json(Path(run) / "state.json")
-    try:
-        state["settings"] = Settings.from_dict(state["settings"]).to_dict()  # with defaults for what an older one lacks
-        wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        wrong = [str(error)]
-    if wrong:
-        raise InputError(f"{Path(run) / 'state.json'}: damaged or not written by minisl.train ({wrong[0]})")
-    return state
-
-
-def build(run):
-    """A Llama that only has shapes yet, from a run's config.json."""
-    path = Path(run) / "config.json"
-    content = read_json(path)
-    try:
-        method, options, dtype = (content["minisl"][k] for k in ("method", "options", "dtype"))
-        config = LlamaConfig.from_dict(content, where=str(path))
-        return build_model(config, method, options, dtype=dtype)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged or not written by minisl.train ({error})") from None
-
-
-def load_model(run):
-    """The trained model of a run, ready to use: `load_model("runs/001-sltrain")(ids)`.
+def load_model(path):
+    """The trained model of a run or a checkpoint, ready to use: `load_model("runs/001-sltrain")(ids)`.
 
     Raises InputError where something is missing, damaged, or does not belong together.
     """
-    run = Path(run)
-    model = build(run)
-    weights, _ = read_tensors(run / "model.safetensors")
-    if (run / "state.json").is_file():
-        check_hash(run / "model.safetensors", load_state(run))
-    try:
-        model.load_state_dict(weights)
-    except InputError as error:
-        raise InputError(f"{run / 'model.safetensors'}: {error}") from None
-    return model
+    return find(path).model()
 
 
-def load_tokenizer_of(run):
-    return make_tokenizer(str(Path(run) / "tokenizer.json"), [], build(run).config.vocab_size)
+def load_tokenizer_of(path):
+    return find(path).tokenizer()
 
 
-def restore(run, model, optimizer, state):
-    """Put a checkpoint's weights and optimizer state back. Raises InputError unless all parts are of one step."""
-    weights, step = read_tensors(run / "model.safetensors")
-    moments, moments_step = read_tensors(run / "optimizer.safetensors")
-    if not step == moments_step == state["step"]:
-        raise InputError(f"{run}: the files are of different steps (model {step}, optimizer {moments_step}, state "
-                         f"{state['step']}); a save was cut short")
-    for name in TENSORS:
-        check_hash(run / name, state)
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
+def load_state(path):
+    return find(path).state
 
 
-def check_hash(path, state):
-    """Raise InputError unless a file is, to the bit, the one that was saved."""
-    if sha256(path) != state["sha256"].get(path.name):
-        raise InputError(f"{path}: damaged (its SHA-256 is not the one in state.json)")
-
-
-def check_corpus(state, corpus, run):
+def check_corpus(state, sha256, name, run):
     """Raise InputError unless the text is the one the run was trained on."""
-    if corpus.sha256 != state["corpus"].get("sha256"):
-        raise InputError(f"{run}: {corpus.name} is not the text this run was trained on (its hash differs; the built-in corpora "
+    if sha256 != state["corpus"].get("sha256"):
+        raise InputError(f"{run}: {name} is not the text this run was trained on (its hash differs; the built-in corpora "
                          f"change with the Python version, which was {state['versions'].get('python')})")

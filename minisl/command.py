@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from minisl.errors import InputError
+from minisl.errors import InputError, TrainingError
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -26,8 +26,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(command, argv=None):
-    """Exit code of `command(argv)`: what it returns, or after one line on stderr 2 for bad input, 1 for a machine that cannot
-    (disk full, too little memory), 130 for Ctrl-C."""
+    """Exit code of `command(argv)`: what it returns, or after one line on stderr 2 for bad input, 1 for training that cannot
+    go on or a machine that cannot (disk full, too little memory), 130 for Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character for it shows its code
     try:
@@ -42,7 +42,7 @@ def run_command(command, argv=None):
     except BrokenPipeError:  # the reader of our output has left: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, MemoryError) as error:
+    except (TrainingError, OSError, MemoryError) as error:
         return complain(error, 1)
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import math
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from minisl import methods
 from minisl.backend import DEVICES, PRECISIONS
 from minisl.command import Parser
+from minisl.data import PROTOCOLS
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS, BACKENDS
 from minisl.nn import LlamaConfig
@@ -22,11 +24,13 @@ TINY = {
     "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "algorithm", "backend", "device", "threads",
-              "activation_checkpointing", "matmul_precision", "keep_blas"}
+MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
+              "device", "threads", "activation_checkpointing", "matmul_precision", "keep_blas", "data_workers",
+              "shard_optimizer", "tensorboard"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "rank", "threads", "parts")
+COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "keep", "rank", "threads", "parts",
+          "validation_documents")
 
 
 def flag(default, help, *aliases, choices=None):
@@ -40,6 +44,9 @@ class Settings:
 
     tiny: bool = flag(False, "the one-minute job: a model of 0.6M parameters on the text inside this Python")
     config: str | None = flag(None, "model: 9m, 20m, 35m, 60m, 130m, 350m, 1b, 7b, or a config.json", "--model_config")
+    from_hf: str | None = flag(None, "start from the weights of a folder with a Hugging Face LLaMA, or with SLTrain's factors")
+    decompose: str | None = flag(None, "--from-hf: dense W to (alpha/r) B A + S: the best of rank r by SVD, and its residual at "
+                                       "random positions or where it is largest", choices=("random", "largest"))
     method: str = flag("sltrain", "what the linear layers are made of", "--peft_model", choices=methods.available())
     rank: int = flag(128, "r of B A")
     delta: float = flag(0.03, "density of S, between 0 and 1", "--sp_ratio")
@@ -60,7 +67,13 @@ class Settings:
     per_layer: bool = flag(False, "move each parameter as soon as its gradient is there, and keep no gradients")
     weight_decay: float = flag(0.0, "decoupled weight decay", "--weight_decay")
     clip_norm: float = flag(0.0, "largest gradient norm; 0 does not clip", "--grad_clipping")
-    data: list = flag(lambda: ["python-docs"], "python-docs, python-source, or UTF-8 files, folders, globs")
+    data: list = flag(lambda: ["python-docs"], "python-docs, python-source, text files, folders, globs; .jsonl(.gz|.zst) or "
+                      ".parquet files; c4, hf:NAME, hf:NAME:CONFIG; or a folder of minisl.data prepare")
+    protocol: str = flag("packed", "packed: documents joined and cut; padded: one document a sequence, as in the paper",
+                         choices=PROTOCOLS)
+    text_field: str = flag("text", "the field or column of a stream that holds the text")
+    validation_documents: int | None = flag(None, "documents of a stream that are held out (left out: 1,000)")
+    data_workers: int = flag(0, "processes that tokenise a stream; no result depends on it", "--workers")
     tokenizer: str = flag("bpe", "bytes, bpe (trained on the data), or a tokenizer.json")
     vocab_size: int | None = flag(None, "ids of the model, and of a trained bpe (left out: the config's)")
     hidden_size: int | None = flag(None, "override the config")
@@ -76,13 +89,20 @@ class Settings:
     backend: str = flag("auto", "which kernels", choices=("auto", *BACKENDS))
     threads: int | None = flag(None, "cores to use (left out: all); no result depends on it")
     parts: int = flag(1, "compute a batch in this many parts, each on one core: for small models")
+    shard_optimizer: bool = flag(False, "of several processes, each keeps the optimizer's state of its part of the parameters")
     matmul_precision: str = flag("float32", "how a GPU rounds what it multiplies in float32", choices=PRECISIONS)
     activation_checkpointing: bool = flag(False, "keep block inputs only, recompute the rest", "--activation_checkpointing")
     keep_blas: bool = flag(False, "do not start again where OpenBLAS has better kernels for this CPU")
     eval_every: int = flag(1000, "updates between evaluations", "--eval_every")
-    save_every: int = flag(1000, "updates between checkpoints", "--save_every")
+    save_every: int = flag(1000, "updates between checkpoints; the best of an evaluation is saved too", "--save_every")
+    keep: int = flag(2, "how many checkpoints to keep, beside the best")
+    on_nan: str = flag("stop", "where the loss is no number: stop, or go back to the last checkpoint and on with the batches "
+                       "after the one that did it", choices=("stop", "rollback"))
+    max_spike: float = flag(0.0, "take a loss this many nats above its recent mean for no number; 0 does not look")
     out: str | None = flag(None, "the run's folder (left out: runs/001-METHOD, counting up)", "--save_dir")
-    resume: str | None = flag(None, "continue the run in this folder", "--continue_from")
+    resume: str | None = flag(None, "continue the run in this folder; auto: in --out, or the newest of this method, or begin one",
+                              "--continue_from")
+    tensorboard: bool = flag(False, "write event files for TensorBoard too (extra tensorboard)")
     method_options: dict = field(default_factory=dict)  # of the method's own flags, those that were given
 
     def __post_init__(self):
@@ -95,7 +115,7 @@ class Settings:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
             if not isinstance(value, int | float if f.type is float else f.type):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
-            if f.metadata["choices"] and value not in f.metadata["choices"]:
+            if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")
             if value == "" or (f.type is list and not all(isinstance(v, str) and v for v in value)):
                 raise InputError(f"{name}: must not be empty")
@@ -118,6 +138,8 @@ class Settings:
             raise InputError(f"--delta {self.delta}: the density of S must lie strictly between 0 and 1")
         if self.batch_size * self.seq_len >= 2**31:
             raise InputError(f"--batch-size {self.batch_size} --seq-len {self.seq_len}: their product must be below {2**31}")
+        if not 0 <= self.data_workers < 1000:
+            raise InputError(f"--data-workers {self.data_workers}: must lie between 0 and 999")
         if self.min_lr_ratio > 1:
             raise InputError(f"--min-lr-ratio {self.min_lr_ratio}: must lie between 0 and 1")
         if self.seed < 0:
@@ -141,6 +163,10 @@ class Settings:
     def model_config(self):
         """The LlamaConfig asked for."""
         given = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        if self.from_hf:
+            from minisl import hf
+
+            return hf.read_config(self.from_hf)
         base = read_config(self.config) if self.config else {}
         config = LlamaConfig.from_dict(base | given, where=self.config or "model")
         if not base.keys() & {"max_position_embeddings", "max_sequence_length"}:
@@ -179,10 +205,10 @@ def read_config(name):
 
 def method_of(run):
     """The method of the run to resume; None where there is none."""
-    try:
-        return read_json(Path(run) / "state.json")["settings"]["method"]
-    except (InputError, KeyError, TypeError):
-        return None
+    for path in sorted(Path(run or "").glob("step-*/state.json"), reverse=True):
+        with suppress(InputError, KeyError, TypeError):
+            return read_json(path)["settings"]["method"]
+    return None
 
 
 def unrecognised(words, method):
@@ -224,12 +250,37 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
     if unknown:
         raise InputError(unrecognised(unknown, method))
     given = vars(known)
-    given["method_options"] = {name: given.pop(name) for name in own if name in given}
+    settings = settings_from(given | {"method": given.get("method", method)})
+    return settings, set(given) - set(own) | {"method_options"}
+
+
+def settings_from(given):
+    """Settings from the flags that were given, as a dictionary. Later wins: defaults, --tiny, flags.
+
+    Raises InputError: an unknown flag, a value that cannot be, nothing to train.
+    """
+    given = dict(given)
+    method = given.get("method", Settings.method)
+    own = methods.flags(method) if method in methods.available() else {}
+    if unknown := sorted(given.keys() - own.keys() - {f.name for f in FLAGS}):
+        raise InputError(unrecognised(["--" + unknown[0].replace("_", "-")], method))
+    options = {name: given.pop(name) for name in own if name in given}
     tiny = TINY if given.get("tiny") else {}
-    if tiny and "config" in given:  # the shape comes from the config then
+    if tiny and given.keys() & {"config", "from_hf"}:  # the shape comes from the config then
         tiny = {k: v for k, v in tiny.items() if k not in OVERRIDES}
-    settings = Settings(**{"method": method, **tiny, **given})
-    if not (settings.tiny or settings.config or settings.resume):
+    settings = Settings(**{**tiny, **given, "method_options": options})
+    if not (settings.tiny or settings.config or settings.from_hf or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
     settings.check()
-    return settings, set(given)
+    if settings.from_hf:
+        from minisl import hf
+
+        clash = [name for name in ("config", *OVERRIDES) if name in given]
+        if clash:
+            raise InputError(f"--{clash[0].replace('_', '-')}: the model is that of --from-hf {settings.from_hf}")
+        hf.adopt(settings, given.keys())
+        if "tokenizer" not in given:
+            settings.tokenizer = hf.tokenizer_file(settings.from_hf)
+    elif settings.decompose:
+        raise InputError("--decompose: only with --from-hf, whose dense weights it makes factors of")
+    return settings

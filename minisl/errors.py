@@ -1,5 +1,9 @@
-"""The one exception for what a person typed or handed over."""
+"""The two exceptions whose text is meant for a person, as one line."""
 
 
 class InputError(ValueError):
-    """What was given cannot be used. Its text is the single line shown: what, where, what is allowed."""
+    """What was given cannot be used. Its text says what, where, and what is allowed."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss is no number, or nothing can be saved. Its text says at which step, and what is kept."""

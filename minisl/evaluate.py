@@ -1,6 +1,7 @@
 """`python -m minisl.evaluate RUN`: a trained model's loss on held-out text."""
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +11,27 @@ from minisl.autograd import no_grad, ops
 from minisl.backend import DEVICES, IGNORE_LABEL, choose_device, read
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
-from minisl.data import load_corpus, load_documents, tokenize, validation_batches
+from minisl.data import in_memory, load_documents, open_data, tokenize, validation_batches
 from minisl.errors import InputError
 
 
-def evaluate(model, tokens, n_bytes, end, batch_size, seq_len):
-    """Loss over a stream of tokens, every one but the first predicted once.
+def evaluate(model, batches, n_bytes, end, group=None):
+    """Loss over batches of (inputs, labels).
 
-    n_bytes: length in UTF-8 of the text behind the tokens; end: the id of the mark between documents.
-    Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
+    n_bytes: length in UTF-8 of the text behind the labels; end: the id of the mark between documents; group: processes that share
+    the batches out. Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
     bits_per_byte = nats of the text's tokens / ln 2 / n_bytes: the marks are no text. It does not depend on the tokenizer.
     """
     nats, mark_nats, count = 0.0, 0.0, 0
+    mine = islice(batches, group.rank, None, group.size) if group else batches
     with no_grad():
-        for inputs, labels in validation_batches(tokens, batch_size, seq_len):
+        for inputs, labels in mine:
             logits, marks = model(inputs), np.where(labels == end, end, IGNORE_LABEL)
             here = read(*(ops.cross_entropy(logits, targets, reduction="sum").data for targets in (labels, marks)))
             nats, mark_nats = nats + here[0], mark_nats + here[1]
             count += int((labels != IGNORE_LABEL).sum())
+    if group:
+        nats, mark_nats, count = group.total(nats, mark_nats, count)
     return {"val_loss": nats / count, "bits_per_byte": (nats - mark_nats) / math.log(2) / n_bytes,
             "perplexity": perplexity(nats / count)}
 
@@ -39,7 +43,8 @@ def perplexity(loss):
 def main(argv):
     parser = Parser(prog="python -m minisl.evaluate", description="Loss of a trained model on held-out text.")
     parser.add_argument("run", help="a folder that minisl.train wrote")
-    parser.add_argument("--data", nargs="+", help="files, folders, globs, all of it (left out: the run's held-out documents)")
+    parser.add_argument("--data", nargs="+", help="text files, folders, globs: all of it; a stream: what is held out of it (left "
+                                                  "out: the run's held-out text)")
     parser.add_argument("--batch-size", type=int, help="sequences at a time (left out: as in training)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to run")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
@@ -48,19 +53,21 @@ def main(argv):
         raise InputError(f"--batch-size {args.batch_size}: must be at least 1")
 
     xp, _ = choose_device(args.device)
-    state = checkpoint.load_state(args.run)
-    model, tokenizer = checkpoint.load_model(args.run).to(xp), checkpoint.load_tokenizer_of(args.run)
-    if args.data:
+    found = checkpoint.find(args.run)
+    model, tokenizer, settings = found.model().to(xp), found.tokenizer(), found.state["settings"]
+    batch_size = args.batch_size or settings["batch_size"]
+    if args.data and in_memory(args.data):
         name, documents = " ".join(args.data), load_documents(args.data)
+        batches = validation_batches(tokenize(tokenizer, documents), batch_size, settings["seq_len"])
+        n_bytes = sum(len(d.encode()) for d in documents)
     else:
-        corpus = load_corpus(state["settings"]["data"])
-        checkpoint.check_corpus(state, corpus, Path(args.run))
-        name, documents = corpus.name, corpus.validation
-    n_bytes = sum(len(d.encode()) for d in documents)
-    settings = state["settings"]
-    result = evaluate(model, tokenize(tokenizer, documents), n_bytes, tokenizer.end,
-                      args.batch_size or settings["batch_size"], settings["seq_len"])
-    print(f"{args.run}, step {state['step']}, on {name} ({n_bytes:,} bytes)")
+        same = {k: settings[k] for k in ("seq_len", "seed", "protocol", "text_field", "validation_documents")}
+        data = open_data(args.data or settings["data"], tokenizer, found.config.vocab_size, batch_size=batch_size, **same)
+        if not args.data:
+            checkpoint.check_corpus(found.state, data.sha256, data.name, Path(args.run))
+        name, batches, n_bytes = data.name, data.validation(), data.validation_bytes
+    result = evaluate(model, batches, n_bytes, tokenizer.end)
+    print(f"{args.run}, step {found.state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():
         print(f"{name:14} {value:.4f}")
 

@@ -4,12 +4,13 @@ NumPy and the Numba kernels release Python's lock while they compute, so plain t
 that called it: its own threads would wait for work by spinning, on the very cores that the others need.
 """
 
+import operator
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
-from functools import cache
+from contextvars import ContextVar, copy_context
+from functools import cache, partial, reduce
 from queue import SimpleQueue
 
 import numpy as np
@@ -27,17 +28,17 @@ class State(threading.local):
 
 
 state = State()
-limit = [None]  # how many threads to use; None is one per core
+limit = ContextVar("threads", default=None)  # how many threads to use; None is one per core
 
 
 @contextmanager
 def using_threads(n):
     """Within this block no more than n cores compute (None: all). No result depends on it."""
-    before, limit[0] = limit[0], n
+    token = limit.set(n)
     try:
         yield
     finally:
-        limit[0] = before
+        limit.reset(token)
 
 
 def each(work, n, grain=None):
@@ -51,7 +52,7 @@ def each(work, n, grain=None):
     grain = grain or max(64, -(-n // 512) * 64)
     pieces = [(begin, min(begin + grain, n)) for begin in range(0, max(n, 1), grain)]  # of nothing: one, (0, 0)
     with one_blas_thread():
-        crew(max(1, min(limit[0] or cores(), len(pieces)))).run(work, pieces)
+        crew(max(1, min(limit.get() or cores(), len(pieces)))).run(work, pieces)
 
 
 def even(n, least):
@@ -158,34 +159,48 @@ class Workers:
 
     def __init__(self, parts):
         self.parts = parts
-        self.pool = ThreadPoolExecutor(min(parts, limit[0] or cores()))
+        self.pool = ThreadPoolExecutor(min(parts, limit.get() or cores()))
 
     def backward(self, loss_of, *arrays):
         """The sum of loss_of(*part) over parts of the arrays' rows, as a float (from a GPU as an array of one number, there); its
         gradients are added to the leaves.
 
-        The parts' gradients are added in the order of the rows, so the result does not depend on who finishes first.
+        The parts' gradients are added in the order of the rows, so the result does not depend on who finishes first. A leaf gets
+        their sum, and its hooks are called, when the last part has its gradient; one leaf at a time, on that part's thread.
         """
         n = min(self.parts, len(arrays[0]))
         if n == 1:
             loss = loss_of(*arrays)
             loss.backward()
             return unread(loss.data)
-        parts = [(copy_context(), loss_of, *part) for part in zip(*(np.array_split(a, n) for a in arrays))]
+        lock, found = threading.Lock(), {}
+
+        def deliver(k, leaf, gradient):
+            with lock:
+                of_parts = found.setdefault(leaf, {})
+                of_parts[k] = gradient
+                if len(of_parts) == n:
+                    leaf.accumulate(in_order(found.pop(leaf)))
+
+        parts = zip(*(np.array_split(a, n) for a in arrays))
+        calls = [(copy_context(), partial(deliver, k), loss_of, *part) for k, part in enumerate(parts)]
         with one_blas_thread():
-            losses, gradients = zip(*self.pool.map(lambda part: part[0].run(loss_and_gradients, *part[1:]), parts))
-        for found in gradients:
-            for leaf, gradient in found.items():
-                leaf.accumulate(gradient)
+            losses = list(self.pool.map(lambda call: call[0].run(backward_of, *call[1:]), calls))
+        for leaf, of_parts in found.items():  # those that some parts do not use
+            leaf.accumulate(in_order(of_parts))
         return sum(losses)
 
 
-def loss_and_gradients(loss_of, *part):
-    """(loss, leaf -> gradient) of one part; no leaf is touched."""
+def backward_of(deliver, loss_of, *part):
+    """The loss of one part; its gradients are delivered."""
     state.alone = True  # in a thread of the pool, or on a single one
     try:
-        found, loss = {}, loss_of(*part)
-        loss.backward(deliver=found.__setitem__)
-        return loss.item(), found
+        loss = loss_of(*part)
+        loss.backward(deliver=deliver)
+        return loss.item()
     finally:
         state.alone = False
+
+
+def in_order(of_parts):
+    return reduce(operator.add, (of_parts[k] for k in sorted(of_parts)))

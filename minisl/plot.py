@@ -1,5 +1,7 @@
 """Figures of runs and benchmarks."""
 
+import itertools
+
 
 def loss_figure(path, records, title):
     """Training loss (each step faint, the mean of its neighbours bold) and validation loss against tokens, saved to `path`.
@@ -9,8 +11,7 @@ def loss_figure(path, records, title):
     plt = pyplot()
     tokens = [r["tokens"] / 1e6 for r in records]
     losses = [r["loss"] for r in records]
-    window = max(1, len(losses) // 50)  # a step's neighbours on both sides
-    smooth = [sum(part) / len(part) for i in range(len(losses)) if (part := losses[max(0, i - window) : i + window + 1])]
+    smooth = mean_of_neighbours(losses, max(1, len(losses) // 50))
     checks = [r for r in records if "val_loss" in r]
 
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
@@ -23,6 +24,27 @@ def loss_figure(path, records, title):
                       (last["tokens"] / 1e6, last["val_loss"]), xytext=(0, 14), textcoords="offset points", ha="right")
     axes.set(xlabel="training tokens (millions)", ylabel="loss (nats per token)", title=title)
     axes.legend(frameon=False)
+    finish(plt, figure, path)
+
+
+def mean_of_neighbours(values, reach):
+    """Of each value, the mean of itself and `reach` neighbours on both sides, as far as there are any."""
+    sums, n = [0.0, *itertools.accumulate(values)], len(values)
+    ends = [(max(0, i - reach), min(n, i + reach + 1)) for i in range(n)]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in ends]
+
+
+def soak_figure(path, notes, title):
+    """Resident memory and tokens a second of processor time over hours. notes: of `tests/soak`."""
+    plt = pyplot()
+    hours = [n["seconds"] / 3600 for n in notes]
+    speed = [(b["tokens"] - a["tokens"]) / (b["cpu_seconds"] - a["cpu_seconds"]) for a, b in itertools.pairwise(notes)]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 4.4), sharex=True, layout="constrained")
+    top.plot(hours, [n["resident_mb"] for n in notes], color="#0072B2")
+    bottom.plot(hours[1:], [s / 1e3 for s in speed], color="#D55E00", linewidth=0.8)
+    top.set(ylabel="resident memory (MB)", ylim=(0, None))
+    top.set_title(title, fontsize=7)
+    bottom.set(xlabel="hours", ylabel="thousand tokens per\nsecond of processor time", ylim=(0, None))
     finish(plt, figure, path)
 
 
@@ -139,6 +161,39 @@ def memory_figure(path, rows, title):
         axes.set(xticks=places, title=size, ylabel="GB" if axes is grid[0, 0] else None)
         axes.set_xticklabels([r["label"] for r in mine], rotation=30, ha="right", fontsize=8)
     grid[0, -1].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    finish(plt, figure, path)
+
+
+def timeline_figure(path, rows, title):
+    """One update by several processes: forward, backward, and each bucket of gradients being filled and being summed; a panel for
+    each method. rows: of `minisl.bench.distributed`."""
+    plt = pyplot()
+    rows = [r for r in rows if r["what"] == "timeline"]
+    figure, grid = plt.subplots(1, len(rows), figsize=(10, 4), layout="constrained", squeeze=False)
+    for axes, row in zip(grid[0], rows):
+        start, height, ticks = min(rank["moments"][0] for rank in row["ranks"]), 0, []
+
+        def bar(begin, end, y, colour, label, thick=0.8, axes=axes, start=start):
+            label = None if label in axes.get_legend_handles_labels()[1] else label
+            axes.barh(y, 1e3 * (end - begin), thick, 1e3 * (begin - start), color=colour, label=label)
+
+        for rank in row["ranks"]:
+            began, first, last, there = rank["moments"]
+            for begin, end, colour, label in ((began, first, "#999999", "forward"), (first, last, "#0072B2", "backward"),
+                                              (last, there, "#E5E5E5", "waiting")):
+                bar(begin, end, height, colour, label, 1.6)
+            ticks.append(height)
+            height += 1.8
+            for opened, started, done, _ in rank["buckets"]:
+                bar(opened, started, height, "#F5DFA5", "a bucket is filled")
+                bar(started, done, height, "#D55E00", "its sum is on the way")
+                height += 1
+            axes.axvline(1e3 * (last - start), color="#0072B2", linewidth=0.6, linestyle=":")
+            height += 1.5
+        axes.set(yticks=ticks, yticklabels=[f"process {k}" for k in range(len(ticks))], xlabel="ms", title=row["method"])
+        axes.invert_yaxis()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     finish(plt, figure, path)
 

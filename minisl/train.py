@@ -5,276 +5,319 @@ import platform
 import shlex
 import signal
 import sys
-import tempfile
-import time
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from tqdm import tqdm
 
 import minisl
-from minisl import checkpoint, kernels, methods, optim
-from minisl.backend import choose_device, generator, keep_freed_memory, matmul_precision, read
+from minisl import checkpoint, hf, kernels, methods, optim, runs, summary
+from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
+from minisl.callbacks import Callbacks, TensorBoard
 from minisl.command import run_command
-from minisl.config import MAY_CHANGE, Settings, parse
-from minisl.data import Batches, load_corpus, make_tokenizer, tokenize
-from minisl.errors import InputError
+from minisl.config import parse, settings_from
+from minisl.data import open_data
+from minisl.distributed import Alone, join
+from minisl.errors import InputError, TrainingError
 from minisl.evaluate import evaluate
-from minisl.generate import generate
-from minisl.metrics import Metrics, gpu_memory, peak_memory
+from minisl.lock import alone_in
+from minisl.metrics import Metrics
 from minisl.metrics import read as read_metrics
-from minisl.nn import LlamaConfig
-from minisl.nn.config import read_json
 from minisl.parallel import Workers
 
+ROLLBACKS = 10  # from one checkpoint; then --on-nan rollback gives up
+MEMORY = 0.98  # of the mean that --max-spike compares with
 
-def train(settings, run, resumed=None, xp=np, on="NumPy", corpus=None):
-    """Train until `settings.steps`, or until Ctrl-C. run: the folder; resumed: the state to go on from, or None; xp: NumPy or
-    CuPy; on: words for what computes; corpus: the text of `settings.data`, where it was read before.
 
-    Returns an exit code: 0 done, 130 stopped by Ctrl-C (saved), 1 the loss is no longer a number.
+class Trainer:
+    """One run, from text to a trained model: `Trainer(settings, run).train()`.
+
+    run: the folder; found: the Checkpoint to go on from, or None; xp: NumPy or CuPy; on: words for what computes; corpus: the
+    text of `settings.data`, where it was read before; callbacks: see `minisl.callbacks`; group: the processes that train
+    together, of which the first one writes. Raises InputError: data, settings and checkpoint do not go together.
     """
-    # Text -> tokens -> batches
-    corpus = corpus or load_corpus(settings.data)
-    if resumed:
-        checkpoint.check_corpus(resumed, corpus, run)
-        config, tokenizer = LlamaConfig.from_json(run / "config.json"), checkpoint.load_tokenizer_of(run)
-    else:
-        config = settings.model_config()
-        tokenizer = make_tokenizer(settings.tokenizer, corpus.train, config.vocab_size)
-        config.bos_token_id = config.eos_token_id = tokenizer.end
-    tokens, held_out = (tokenize(tokenizer, documents, run) for documents in (corpus.train, corpus.validation))
-    held_out_bytes = sum(len(d.encode()) for d in corpus.validation)
-    batches = Batches(tokens, settings.batch_size, settings.seq_len, settings.seed)
 
-    # Model and optimizer
-    options = settings.to_dict()
-    method = methods.Method(settings.method, options)
-    model = method.build(config, generator(settings.seed, "init"), settings.dtype).to(xp)
-    model.model.activation_checkpointing = settings.activation_checkpointing
-    optimizer = method.optimizer(model, settings.lr, settings.optimizer, settings.weight_decay, settings.seed)
-    optimizer.check()
-    if settings.per_layer:
-        optimizer.update_in_backward()
-    schedule, factors = refined_schedule(settings, run, resumed)
-    step = 0
-    if resumed:
-        step = resumed["step"]
-        checkpoint.restore(run, model, optimizer, resumed)
-    else:
-        checkpoint.start_run(run, config, settings.method, options, tokenizer, settings.dtype)
-        if schedule:
-            checkpoint.write_json(run / "schedule.json", schedule)
+    def __init__(self, settings, run, found=None, xp=np, on="NumPy", corpus=None, callbacks=(), group=None):
+        self.settings, self.run, self.xp = settings, run, xp
+        self.group = group = group or Alone()
+        self.leads = group.rank == 0
+        self.watchers = Callbacks(callbacks if self.leads else (), self.say)
+        if settings.tensorboard and self.leads:
+            self.watchers.callbacks.append(TensorBoard(run / "tensorboard"))
+        self.rollbacks, self.tokens_per_second = 0, 0.0
+        self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None}  # batch: the data's next
 
-    print(f"{run}: {settings.method}, {model.num_parameters():,} parameters, {settings.dtype}, {on}")
-    print(f"{corpus.name}: {len(tokens):,} training tokens, {len(held_out):,} held out ({held_out_bytes:,} bytes), "
-          f"{batches.sequences:,} sequences of {settings.seq_len} an epoch")
+        # Text -> tokens -> batches
+        self.config = found.config if found else settings.model_config()
+        self.data = open_data(
+            settings.data, found.tokenizer() if found else settings.tokenizer, self.config.vocab_size,
+            batch_size=settings.batch_size, seq_len=settings.seq_len, seed=settings.seed, protocol=settings.protocol,
+            share=(group.rank, group.size), workers=settings.data_workers, folder=run, text_field=settings.text_field,
+            validation_documents=settings.validation_documents, corpus=corpus)
+        self.config.bos_token_id = self.config.eos_token_id = self.data.tokenizer.end
 
-    def save():
-        checkpoint.save(run, model, optimizer, {
-            "step": step, "batches": step * settings.accumulate, "settings": options,
-            "rng": {"seed": settings.seed, "note": "every stream is a function of the seed, its purpose and its position"},
-            "corpus": {"name": corpus.name, "sha256": corpus.sha256},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}})
+        # Model and optimizer
+        self.method = methods.Method(settings.method, settings.to_dict())
+        self.schedule, self.factors = refined_schedule(settings, found)
+        self.build(None if found else settings.from_hf)
+        if found:
+            checkpoint.check_corpus(found.state, self.data.sha256, self.data.name, run)
+            self.data.batches.restore(found.state["data"])
+            self.restore(found)
+        self.workers = Workers(settings.parts if xp is np else 1)
+        self.metrics = Metrics(run / "metrics.jsonl", self.at["step"], self.say) if self.leads else None
+        self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}\n"
+                 f"{self.data.words}", file=sys.stdout)
 
-    per_step = settings.batch_size * settings.accumulate * settings.seq_len
-    workers = Workers(settings.parts if xp is np else 1)
-    parameters, busy, first, stopped = model.parameters(), 0.0, step, False
+    def build(self, from_hf=None):
+        """Model and optimizer as they start. from_hf: a folder with the weights to start from."""
+        s = self.settings
+        self.model = self.method.build(self.config, generator(s.seed, "init"), s.dtype)
+        if from_hf and (errors := hf.start_from(self.model, from_hf, s.decompose, generator(s.seed, "from_hf"))):
+            self.say(hf.words(errors), file=sys.stdout)
+        self.model.to(self.xp)
+        self.model.model.activation_checkpointing = s.activation_checkpointing
+        self.parameters = self.model.parameters()
+        self.exchange = self.group.exchange(self.model.named_parameters(), s.shard_optimizer, s.per_layer)
+        self.optimizer = self.method.optimizer(self.model, s.lr, s.optimizer, s.weight_decay, s.seed)
+        self.optimizer.check()
+        if s.shard_optimizer and not getattr(self.method.module, "SHARDS", True):
+            raise InputError(f"--shard-optimizer: not with --method {s.method}, which reads the whole optimizer's state")
+        if s.per_layer:
+            self.optimizer.update_in_backward()
 
-    def loss_of(inputs, labels):
-        """These rows' share of the update's mean loss."""
-        return model.loss(inputs, labels, 1 / per_step)
+    def restore(self, found):
+        """Model, optimizer and `at` as they were in a checkpoint."""
+        found.restore(self.model, self.optimizer, self.exchange.own_part)
+        self.at = {name: found.state.get(name) for name in self.at}
 
-    with (closing(Metrics(run / "metrics.jsonl", step)) as metrics, finish_step_on_ctrl_c() as asked_to_stop,
-          np.errstate(over="ignore", invalid="ignore"),  # a loss that is no number is looked for below
-          tqdm(total=settings.steps, initial=step, unit="step", dynamic_ncols=True) as bar):
-        while step < settings.steps and not stopped:
-            started = time.perf_counter()
-            optimizer.lr = optim.learning_rate(
-                step + 1, peak=settings.lr, steps=settings.steps, warmup=settings.warmup_steps(), schedule=settings.schedule,
-                min_ratio=settings.min_lr_ratio, decay_fraction=settings.decay_fraction, phi=settings.uba_phi, factors=factors)
-            method.before_step(model, optimizer, step + 1, settings.steps, settings.seed)
-            mean_loss = 0.0
-            for k in range(settings.accumulate):
-                mean_loss += workers.backward(loss_of, *batches(step * settings.accumulate + k))
-            if settings.clip_norm:
-                norm = optim.clip_grad_norm(parameters, settings.clip_norm)
-            else:
-                norm = optimizer.taken_norm() if settings.per_layer else optim.grad_norm(parameters)
-            optimizer.step()
-            model.zero_grad()
-            mean_loss, norm = read(mean_loss, norm)  # a GPU has only been told what to do so far: it is waited for here
-            if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-                bar.close()
-                return report_nan(run, step + 1, f"loss is {mean_loss}, gradient norm {norm}")
-            step += 1
+    def train(self):
+        """Train until `settings.steps`, or until a signal asks to stop, which is returned, else 0. Raises TrainingError."""
+        s, first, busy, stop, leads = self.settings, self.at["tokens"], 0.0, 0, self.leads
+        saved = self.at["step"] > 0 or self.save()  # whether a checkpoint can be written is known before the first step
+        with (self.data, self.watchers, runs.asked_to_stop() as asked,
+              np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
+              tqdm(total=s.steps, initial=self.at["step"], unit="step", dynamic_ncols=True, disable=not leads or None) as bar):
+            while self.at["step"] < s.steps and not stop:
+                started = perf_counter()
+                record = self.update(self.at["step"] + 1)
+                busy += perf_counter() - started
+                step, last = record["step"], record["step"] == s.steps
+                wrong = self.what_is_wrong(record)
+                if not wrong and (last or step % s.eval_every == 0):
+                    record |= evaluate(self.model, self.data.validation(), self.data.validation_bytes, self.data.tokenizer.end,
+                                       self.group)
+                    wrong = self.what_is_wrong(record)
+                if wrong:
+                    self.roll_back(step, wrong)
+                    bar.n = self.at["step"]
+                    continue
+                best = self.take(record)
+                if self.group.total(len(asked) + bool(self.watchers.stopped))[0]:
+                    stop = asked[0] if asked else signal.SIGINT  # a callback, or another process, was
+                if "val_loss" in record:
+                    bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
+                rate = (self.at["tokens"] - first) / busy
+                bar.set_postfix_str(f"loss {record['loss']:.3f}, {rate:,.0f} tokens/s", refresh=False)
+                bar.update()
+                if last or stop or best or step % s.save_every == 0:
+                    saved = self.save()
+        if not saved:
+            raise TrainingError(f"{self.run}: step {self.at['step']} could not be saved, the checkpoints before are kept")
+        self.tokens_per_second = (self.at["tokens"] - first) / busy if busy else 0.0
+        return stop if self.at["step"] < s.steps else 0
 
-            taken = time.perf_counter() - started
-            busy += taken
-            record = {"step": step, "loss": mean_loss, "lr": optimizer.lr, "tokens": step * per_step,
-                      "tokens_per_second": per_step / taken, "grad_norm": norm}
-            last, stopped = step == settings.steps, bool(asked_to_stop)
-            if last or step % settings.eval_every == 0:
-                record |= evaluate(model, held_out, held_out_bytes, tokenizer.end, settings.batch_size, settings.seq_len)
-                if not math.isfinite(record["val_loss"]):
-                    bar.close()
-                    return report_nan(run, step, f"validation loss is {record['val_loss']}")
-                bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
-            metrics.append(record)
-            bar.set_postfix_str(f"loss {mean_loss:.3f}, {per_step * (step - first) / busy:,.0f} tokens/s", refresh=False)
-            bar.update()
-            if last or stopped or step % settings.save_every == 0:
-                save()
+    def update(self, step):
+        """One update of the weights, number `step`: its record for metrics.jsonl."""
+        s, started = self.settings, perf_counter()
+        self.optimizer.lr = optim.learning_rate(
+            step, peak=s.lr, steps=s.steps, warmup=s.warmup_steps(), schedule=s.schedule, min_ratio=s.min_lr_ratio,
+            decay_fraction=s.decay_fraction, phi=s.uba_phi, factors=self.factors)
+        self.method.before_step(self.model, self.optimizer, step, s.steps, s.seed)
+        batches = [self.data.batches(self.at["batch"] + k) for k in range(s.accumulate)]
+        self.at["batch"] += s.accumulate
+        labels_in_all = int(self.group.total(sum(np.count_nonzero(labels != IGNORE_LABEL) for _, labels in batches))[0])
 
-    draw_loss(run, metrics.records, f"{settings.method}, {model.num_parameters() / 1e6:.2f}M parameters")
-    if stopped and step < settings.steps:
-        print(f"stopped at step {step}, saved; go on with: python -m minisl.train --resume {shlex.quote(str(run))}")
-        return 130
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            text = tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(settings.seed, "sample")))
-    except InputError as error:
-        text = f"(none: {error})"
-    checkpoint.write_text(run / "sample.txt", text + "\n")
-    print_summary(run, model, xp, metrics.records[-1], per_step * (step - first) / busy if busy else 0.0, text)
-    return 0
+        def loss_of(inputs, labels):
+            """These rows' share of the update's mean loss."""
+            return self.model.loss(inputs, labels, 1 / labels_in_all)
+
+        loss = 0.0
+        for k, batch in enumerate(batches, 1):
+            if k == s.accumulate:
+                self.exchange.arm()
+            loss += self.workers.backward(loss_of, *batch)
+        self.exchange.finish()
+        if s.clip_norm:
+            norm = optim.clip_grad_norm(self.parameters, s.clip_norm, self.exchange.over_all)
+        elif s.per_layer:
+            norm = self.optimizer.taken_norm()
+        else:
+            norm = optim.grad_norm(self.parameters, self.exchange.over_all)
+        self.optimizer.step()
+        self.exchange.share_weights()
+        self.model.zero_grad()
+        loss, norm = read(loss, norm)  # a GPU has only been told what to do so far: it is waited for here
+        [loss] = self.group.total(loss)
+        record = {"step": step, "loss": loss, "lr": self.optimizer.lr, "tokens": self.at["tokens"] + labels_in_all,
+                  "tokens_per_second": labels_in_all / (perf_counter() - started), "grad_norm": norm, "batch": self.at["batch"]}
+        return record | ({"bytes_sent": round(self.exchange.bytes)} if self.group.size > 1 else {})
+
+    def what_is_wrong(self, record):
+        """A sentence where a loss or norm is no number, or the loss jumped; else None."""
+        for name, words in (("loss", "loss"), ("grad_norm", "gradient norm"), ("val_loss", "validation loss")):
+            if not math.isfinite(record.get(name, 0)):
+                return f"{words} is {record[name]}"
+        mean, allowed = self.at["mean_loss"], self.settings.max_spike
+        if allowed and mean is not None and record["loss"] > mean + allowed:
+            return f"loss is {record['loss']:.3f}, its recent mean {mean:.3f} (--max-spike {allowed:g})"
+        return None
+
+    def take(self, record):
+        """Note a step that went well, and whether it has the best validation loss so far."""
+        at, loss = self.at, record["loss"]
+        at |= {"step": record["step"], "tokens": record["tokens"],
+               "mean_loss": loss if at["mean_loss"] is None else MEMORY * at["mean_loss"] + (1 - MEMORY) * loss}
+        best = "val_loss" in record and (not at["best"] or record["val_loss"] < at["best"]["val_loss"])
+        if best:
+            at["best"] = {"step": record["step"], "val_loss": record["val_loss"]}
+        if self.leads:
+            self.metrics.append(record)
+        self.watchers.tell("on_step", record)
+        if "val_loss" in record:
+            self.watchers.tell("on_eval", record)
+        return best
+
+    def save(self):
+        """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on."""
+        s = self.settings
+        self.group.check_same(self.model)
+        moments = self.exchange.gather_state(self.optimizer.state_dict())
+        if not self.leads:
+            return True
+        state = {**self.at, "data": self.data.batches.state(), "settings": s.to_dict(), "schedule": self.schedule,
+                 "rng": {"seed": s.seed, "note": "every stream is a function of the seed, its purpose and its position"},
+                 "corpus": {"name": self.data.name, "sha256": self.data.sha256},
+                 "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}}
+        self.metrics.sync()
+        try:
+            folder = checkpoint.save(self.run, self.config, self.data.tokenizer, self.model, moments, state)
+        except OSError as error:
+            before = checkpoint.folders(self.run)
+            if not before:
+                raise
+            self.say(f"{self.run}: the checkpoint of step {self.at['step']} could not be written ({error.strerror or error}), "
+                     f"{before[-1].name} is kept")
+            return False
+        checkpoint.prune(self.run, s.keep, self.at["best"] and self.at["best"]["step"])
+        self.rollbacks = 0
+        self.watchers.tell("on_save", folder)
+        return True
+
+    def roll_back(self, step, wrong):
+        """Go on from the last checkpoint with the batches after the one that went wrong. Raises TrainingError where that is not
+        asked for, or has not helped."""
+        if self.settings.on_nan == "stop" or self.rollbacks == ROLLBACKS:
+            after = f", after {ROLLBACKS} rollbacks" if self.rollbacks else ""
+            kept = checkpoint.find(self.run, self.say).folder.name
+            raise TrainingError(f"step {step}: {wrong}{after}; training stopped, {kept} is kept (try a lower --lr, "
+                                "--clip-norm 1, or --on-nan rollback)")
+        found, batch = checkpoint.find(self.run, self.say), self.at["batch"]
+        self.build()
+        self.restore(found)
+        self.at["batch"], self.rollbacks = batch, self.rollbacks + 1
+        if self.leads:
+            self.metrics.rewind(self.at["step"])
+        self.say(f"step {step}: {wrong}; back to step {self.at['step']}, on with batch {batch}")
+
+    def say(self, line, file=None):
+        if self.leads:
+            tqdm.write(line, file=file or sys.stderr)  # the bar may be there
+
+    def finish(self):
+        """Figure, sample and summary of a run that is done; of one that was stopped, how to go on."""
+        s, best = self.settings, self.at["best"]
+        title = f"{s.method}, {self.model.num_parameters() / 1e6:.2f}M parameters"
+        summary.draw_loss(self.run, read_metrics(self.metrics.path), title)
+        if self.at["step"] == s.steps:
+            text = summary.sample(self.model, self.data.tokenizer, s.seed)
+            checkpoint.write_text(self.run / "sample.txt", text + "\n")
+            summary.show(self.run, self.model, self.xp, self.metrics.last, self.tokens_per_second, text, best)
+        else:
+            print(f"stopped at step {self.at['step']}, saved; go on with: python -m minisl.train --resume "
+                  f"{shlex.quote(str(self.run))}")
 
 
-def refined_schedule(settings, run, resumed):
-    """For --schedule refined (what is kept in schedule.json, the steps' factors): at a resume the other run may be gone, and
+def refined_schedule(settings, found):
+    """For --schedule refined (what a checkpoint keeps of it, the steps' factors): at a resume the other run may be gone, and
     --steps be another number. (None, None) for other schedules."""
     if settings.schedule != "refined":
         return None, None
-    path = run / "schedule.json" if resumed else Path(settings.norms_of) / "metrics.jsonl"
-    kept = read_json(path) if resumed else {"grad_norm": [record.get("grad_norm") for record in read_metrics(path)]}
+    path = found.folder / "state.json" if found else Path(settings.norms_of) / "metrics.jsonl"
+    kept = found.state["schedule"] if found else {"grad_norm": [record.get("grad_norm") for record in read_metrics(path)]}
     try:
-        return kept, optim.refined(kept.get("grad_norm"), settings.steps)
+        return kept, optim.refined((kept or {}).get("grad_norm"), settings.steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-@contextmanager
-def finish_step_on_ctrl_c():
-    """Yields a list that is non-empty once Ctrl-C was pressed; a second Ctrl-C interrupts at once."""
-    asked = []
+def pretrain(callbacks=(), corpus=None, **flags):
+    """`python -m minisl.train` as a function: flags with underscores, `pretrain(tiny=True, steps=20, out="runs/mine")`.
 
-    def ask(signum, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: nobody can press Ctrl-C here
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def report_nan(run, step, what):
-    saved = (run / "state.json").exists()
-    kept = f"the checkpoint of step {checkpoint.load_state(run)['step']} is kept" if saved else "no checkpoint yet"
-    print(f"error: step {step}: {what}; training stopped, {kept} (try a lower --lr or --clip-norm 1)", file=sys.stderr)
-    return 1
-
-
-def draw_loss(run, records, title):
-    try:
-        from minisl.plot import loss_figure
-
-        with checkpoint.replacing(run / "loss.png") as [path]:
-            loss_figure(path, records, title)
-    except Exception as error:  # a matplotlib that is missing or broken must not cost the run
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"no loss.png: matplotlib does not work here ({why})", file=sys.stderr)
-
-
-def print_summary(run, model, xp, record, tokens_per_second, text):
-    peak = peak_memory()
-    gpu = [] if xp is np else [("GPU memory pool", f"{gpu_memory(xp) / 1e6:,.0f} MB")]
-    rows = [("parameters", f"{model.num_parameters():,}"), ("steps", f"{record['step']:,}"), ("tokens", f"{record['tokens']:,}"),
-            ("tokens/s", f"{tokens_per_second:,.0f}"), ("peak memory", f"{peak / 1e6:,.0f} MB" if peak else "not known here"),
-            *gpu, ("training loss", f"{record['loss']:.4f}"), ("validation loss", f"{record['val_loss']:.4f}"),
-            ("perplexity", f"{record['perplexity']:.2f}"), ("bits per byte", f"{record['bits_per_byte']:.4f}")]
-    print("\n" + "\n".join(f"  {name:16}{value:>16}" for name, value in rows))
-    print(f"\nA sample:\n\n{text.strip()}\n\n{run} holds the model, loss.png and sample.txt. "
-          f"More text: python -m minisl.generate {shlex.quote(str(run))} --prompt 'The '")
-
-
-def prepare(argv):
-    """(settings, folder, state to resume or None) from the command line."""
-    settings, given = parse(argv)
-    if settings.resume:
-        run = Path(settings.resume)
-        state = checkpoint.load_state(run)
-        saved = Settings(**state["settings"])
-        has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
-        asked = {name: getattr(settings, name) for name in given - MAY_CHANGE - {"method_options"}} | settings.method_options
-        for name in sorted(asked, key=lambda name: (name != "method", name)):
-            if asked[name] != has[name]:
-                raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, "
-                                 f"it cannot go on with {asked[name]}")
-        if settings.out and Path(settings.out) != run:
-            raise InputError(f"--out {settings.out}: a resumed run stays in its folder {run}")
-        for name in MAY_CHANGE & given:
-            setattr(saved, name, getattr(settings, name))
-        saved.check()
-        if saved.steps <= state["step"]:
-            raise InputError(f"--resume {run}: already at step {state['step']} of {saved.steps}; give a larger --steps to go on")
-        return saved, run, state
-    return settings, Path(settings.out) if settings.out else next_run(settings.method), None
-
-
-@contextmanager
-def folder_of(run, settings):
-    """A new run's folder for the block; folders made here that hold nothing where it fails are removed again.
-
-    Raises InputError where there is a run, something else is in it, or it cannot be written.
+    callbacks: see `minisl.callbacks`. Returns the run's folder. Raises InputError for flags that cannot be, TrainingError where
+    training cannot go on.
     """
-    made = []
-    try:
-        try:
-            made = [p for p in (run, *run.parents) if not p.exists()]
-            run.mkdir(parents=True, exist_ok=settings.out is not None)
-            if (run / "state.json").exists():
-                raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
-            if any(run.iterdir()):
-                raise InputError(f"--out {run}: is not empty; choose another folder")
-            tempfile.TemporaryFile(dir=run).close()  # can we write here?
-        except OSError as error:
-            raise InputError(f"--out {run}: cannot be written ({error.strerror})") from None
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for folder in made:
-                folder.rmdir()
-        raise
+    return run_of(settings_from(flags), set(flags), callbacks, corpus)[0]
 
 
-def next_run(method):
-    """runs/001-METHOD, or the first number that is free."""
-    numbers = [int(p.name[:3]) for p in Path("runs").glob("[0-9][0-9][0-9]-*")]
-    return Path("runs") / f"{max(numbers, default=0) + 1:03d}-{method}"
+def run_of(settings, given, callbacks=(), corpus=None):
+    """(folder, the signal that stopped it or 0) of the run that is asked for, done or stopped. given: names of the flags."""
+    group = join(settings.device)
+    with ExitStack() as held:
+        run, settings, found = group.first(opened, held, settings, given, group)
+        if found and found.state["step"] >= settings.steps:
+            print(f"{run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps to go on")
+            return run, 0
+        keep_freed_memory()
+        xp, _ = choose_device(settings.device)
+        threads = settings.threads or (group.threads() if group.size > 1 else None)
+        with (kernels.running(settings.backend, threads, lambda line: tqdm.write(line, file=sys.stderr), xp,
+                              settings.dtype) as on, matmul_precision(settings.matmul_precision, xp)):
+            kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
+            trainer = group.together(Trainer, settings, run, found, xp, on, corpus, callbacks, group)
+            stop = trainer.train()
+            if trainer.leads:
+                trainer.finish()
+        return run, stop
+
+
+def opened(held, settings, given, group):
+    """(folder, settings, the Checkpoint to go on from or None). held: an ExitStack that holds the folder while it is open."""
+    run = runs.choose(settings)
+    held.enter_context(runs.no_empty_folder(run))
+    held.enter_context(alone_in(run, "--out" if settings.resume in (None, "auto") else "--resume"))
+    checkpoint.tidy(run)
+    found = runs.last_checkpoint(run, settings, lambda line: print(line, file=sys.stderr))
+    if found:
+        auto, settings = settings.resume == "auto", runs.resumed_settings(settings, given, found, run, group.size)
+        if found.state["step"] >= settings.steps and not auto:
+            raise InputError(f"--resume {run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps "
+                             "to go on")
+    else:
+        settings.batch_size *= group.size
+    if settings.batch_size < group.size:
+        raise InputError(f"--resume {run}: has {settings.batch_size} sequences a batch, too few for {group.size} processes")
+    return run, settings, found
 
 
 def main(argv):
-    settings, run, state = prepare(argv)
-    keep_freed_memory()
-
-    def say(line):
-        tqdm.write(line, file=sys.stderr)  # the bar may be there already
-
-    with nullcontext() if state else folder_of(run, settings):
-        xp, _ = choose_device(settings.device)
-        with (kernels.running(settings.backend, settings.threads, say, xp, settings.dtype) as on,
-              matmul_precision(settings.matmul_precision, xp)):
-            kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
-            return train(settings, run, state, xp, on)
+    group = join()
+    with group.guard():
+        _, stop = run_of(*group.together(parse, argv))
+    return 128 + stop if stop else 0
 
 
 if __name__ == "__main__":

@@ -234,6 +234,7 @@ for algorithm in ("materialised", "factored"):
         algorithm=algorithm)
     for kind in ("none", "sorted", "one row", "repeated"):
         add(product, (70, 17, 40), algorithm=algorithm, kind=kind)
+add(product, (7, 33, 48), algorithm="factored")
 add(sparse, (0, 5, 7), (1, 15, 17), (63, 16, 40), (64, 17, 16), (65, 40, 15), (600, 33, 48), (1100, 48, 33))
 for kind in ("none", "sorted", "one row", "repeated"):
     add(sparse, (70, 17, 40), kind=kind)

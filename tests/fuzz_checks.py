@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutation import mutated, rejected, title
 
-from minisl import checkpoint, plot
+from minisl import checkpoint, lock, plot
 from minisl.command import run_command
 from minisl.compare import grid, weigh
 from minisl.errors import InputError
@@ -26,7 +26,8 @@ from minisl.memory import measure
 FULL = os.environ.get("MINISL_FUZZ") == "full"
 NOTICES = re.compile("|".join((
     "no Numba kernels", r".*key .* is not known here and is ignored$", "no loss.png: ", "interrupted$", "starting again with ",
-    r".*(it|step|run|B)(/s|\])", r"\s*\d+%\|", r"\S+, lr \S+, seed \d+: ", "a step of ", "$")), re.DOTALL)
+    r".*(it|step|run|B)(/s|\])", r"\s*\d+%\|", r"\S+, lr \S+, seed \d+: ", "a step of ", ".*: passed over, step-",
+    "(as trained|merged): ", "$")), re.DOTALL)
 
 
 def examples(few, full):
@@ -121,11 +122,11 @@ def run(command, argv, folder):
 
 
 def listing(folder):
-    """Every path below a folder, with what tells whether a file was written."""
+    """Every path below a folder, with what tells whether a file was written; but for locks, which say who held them last."""
     return {os.path.join(where, name): (os.lstat(os.path.join(where, name)).st_mtime_ns,
                                         os.lstat(os.path.join(where, name)).st_size)
             if name in files else None
-            for where, folders, files in os.walk(folder) for name in (*folders, *files)}
+            for where, folders, files in os.walk(folder) for name in (*folders, *files) if name != lock.NAME}
 
 
 def must_notice(mutant, check, killed):

@@ -5,10 +5,11 @@ import os
 import shutil
 from pathlib import Path
 
+import filelock
 import pytest
-from test_train import job
+from test_train import changed_state, job
 
-from minisl import evaluate, generate, plot, train
+from minisl import checkpoint, evaluate, generate, plot, train
 from minisl.backend import cuda_status
 from minisl.command import run_command
 from minisl.data import make_tokenizer
@@ -227,15 +228,16 @@ def test_out_that_cannot_be_written_to(capsys, tmp_path, monkeypatch):
         raise PermissionError(13, os.strerror(13))
 
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(train.tempfile, "TemporaryFile", denied)
+    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
     refuse(capsys, train, job(tmp_path), "--out", "cannot be written (Permission denied)")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_ctrl_c_before_the_first_step_leaves_no_folder(capsys, tmp_path, monkeypatch):
-    def pressed(*args):
+    def pressed(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "tokenize", pressed)
+    monkeypatch.setattr(train, "open_data", pressed)
     assert run_command(train.main, job(tmp_path)) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "run").exists()
@@ -248,7 +250,8 @@ def test_out_with_somebodys_files_in_it_stays_as_it_is(capsys, tmp_path, monkeyp
     before = contents(tmp_path)
     monkeypatch.chdir(tmp_path)
     for out in (".", tmp_path):
-        refuse(capsys, train, [*argv, "--config=config.json", f"--out={out}"], f"--out {out}", "is not empty")
+        refuse(capsys, train, [*argv, "--config=config.json", f"--out={out}"], f"--out {out}", "holds config.json",
+               "no part of a run")
     assert contents(tmp_path) | {"model.json": b""} == before | {"model.json": b""}
 
 
@@ -305,9 +308,9 @@ def test_resume_with_other_flags(capsys, runs, flags, words):
 
 def test_resume_to_fewer_steps_than_its_warmup(capsys, runs, run):
     shutil.copytree(runs / "three", run, dirs_exist_ok=True)
-    state = json.loads((run / "state.json").read_text())
-    state["settings"] |= {"steps": 12, "warmup": 12}
-    (run / "state.json").write_text(json.dumps(state))
+    shutil.rmtree(run / "step-00000006")
+    with changed_state(run) as state:
+        state["settings"] |= {"steps": 12, "warmup": 12}
     refuse(capsys, train, ["--resume", run, "--steps=9"], "--warmup 12", "between 0 and --steps 9")
 
 
@@ -318,9 +321,8 @@ def test_new_run_where_one_is(capsys, runs):
 
 
 def test_resume_after_the_text_changed(capsys, runs, run, tmp_path):
-    state = json.loads((run / "state.json").read_text())
-    state["settings"]["data"] = [str(tmp_path / "text.txt")]
-    (run / "state.json").write_text(json.dumps(state))
+    with changed_state(run) as state:
+        state["settings"]["data"] = [str(tmp_path / "text.txt")]
     (tmp_path / "text.txt").write_text((runs / "text.txt").read_text().replace("\n", " \n", 1))
     for command, argv in ((train, ["--resume", run, "--steps=9"]), (evaluate, [run])):
         refuse(capsys, command, argv, "text.txt is not the text this run was trained on")
@@ -328,12 +330,14 @@ def test_resume_after_the_text_changed(capsys, runs, run, tmp_path):
     refuse(capsys, train, ["--resume", run, "--steps=9"], "text.txt", "no such file")
 
 
-@pytest.mark.parametrize("other", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_resume_with_files_of_different_steps(capsys, runs, run, other):
-    shutil.copy(runs / "three" / other, run / other)
-    before = contents(run)
-    refuse(capsys, train, ["--resume", run, "--steps=9"], "different steps", "3", "6")
-    assert contents(run) == before
+def test_resume_names_one_checkpoint(capsys, run):
+    refuse(capsys, train, ["--resume", run / "step-00000005", "--steps=9"], "is one checkpoint; give its run", str(run))
+
+
+def test_run_of_an_earlier_version(capsys, tmp_path):
+    (tmp_path / "state.json").write_text("{}")
+    for command, argv in ((train, ["--resume", tmp_path]), (evaluate, [tmp_path]), (generate, [tmp_path])):
+        refuse(capsys, command, argv, f"{tmp_path}: was written by minisl 0.4 or earlier")
 
 
 def truncate(path):
@@ -355,26 +359,34 @@ DAMAGES = {"truncated": truncate, "emptied": lambda p: p.write_bytes(b""), "dele
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json", "config.json"])
-def test_damaged_run(capsys, run, name, damage):
-    DAMAGES[damage](run / name)
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.SUMS])
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(capsys, run, name, damage):
+    """By every command; asked for by name, it is refused. Where no other is left, so is the run."""
+    DAMAGES[damage](run / "step-00000006" / name)
     before = contents(run)
-    refuse(capsys, train, ["--resume", run, "--steps=9"], str(run), name)
-    if name not in ("optimizer.safetensors", "state.json"):
-        refuse(capsys, generate, [run], name)
-    if name != "optimizer.safetensors":
-        refuse(capsys, evaluate, [run])
-    assert contents(run) == before
+    for command, argv, code in ((evaluate, [run], 0), (generate, [run, "--tokens=1"], 0)):
+        capsys.readouterr()
+        assert run_command(command.main, [str(a) for a in argv]) == code
+        [line] = capsys.readouterr().err.splitlines()[:1]
+        assert line.startswith(f"{run / 'step-00000006'}")
+        assert line.endswith("passed over, step-00000005 is used")
+    refuse(capsys, evaluate, [run / "step-00000006"], "step-00000006")
+    DAMAGES[damage](run / "step-00000005" / name)
+    spoiled = contents(run)
+    for command, argv in ((train, ["--resume", run, "--steps=9"]), (evaluate, [run]), (generate, [run])):
+        refuse(capsys, command, argv, "step-00000006", "and so are 1 more; no checkpoint is left that is whole")
+    assert contents(run) | {"lock": b""} == spoiled | {"lock": b""}
+    assert {k: v for k, v in before.items() if "00005" not in k} == {k: v for k, v in contents(run).items() if "00005" not in k
+                                                                   } | {"lock": before["lock"]}
 
 
-@pytest.mark.parametrize("key", ["step", "settings", "corpus", "versions", "sha256"])
+@pytest.mark.parametrize("key", ["step", "settings", "corpus", "versions", "tokens", "batch"])
 @pytest.mark.parametrize("value", [None, "text", [1], "missing"])
 def test_state_with_a_wrong_part(capsys, run, key, value):
-    state = json.loads((run / "state.json").read_text())
-    state[key] = value
-    if value == "missing":
-        del state[key]
-    (run / "state.json").write_text(json.dumps(state))
+    with changed_state(run) as state:
+        state[key] = value
+        if value == "missing":
+            del state[key]
     for command, argv in ((train, ["--resume", run, "--steps=9"]), (evaluate, [run])):
         refuse(capsys, command, argv, "state.json", "damaged or not written by minisl.train")
 
@@ -383,9 +395,8 @@ def test_state_with_a_wrong_part(capsys, run, key, value):
     ("rank", "4", "--rank '4': must be int"), ("data", "text.txt", "must be list"), ("data", [5], "--data"),
     ("dtype", "int8", "allowed: float32"), ("batch_size", 0, LEAST_1), ("delta", 2.0, STRICTLY), ("colour", 1, "colour")])
 def test_state_with_a_wrong_setting(capsys, run, name, value, said):
-    state = json.loads((run / "state.json").read_text())
-    state["settings"][name] = value
-    (run / "state.json").write_text(json.dumps(state))
+    with changed_state(run) as state:
+        state["settings"][name] = value
     refuse(capsys, train, ["--resume", run, "--steps=9"], "state.json", said)
 
 
@@ -399,7 +410,10 @@ def test_resume_with_damaged_metrics(capsys, run, line):
 
 
 def test_run_with_the_tokenizer_of_another(capsys, run):
-    (run / "tokenizer.json").write_text(make_tokenizer("bpe", [" ".join(map(str, range(300)))], 270).to_json())
+    folder = run / "step-00000006"
+    (folder / "tokenizer.json").write_text(make_tokenizer("bpe", [" ".join(map(str, range(300)))], 270).to_json())
+    with changed_state(run):
+        pass
     for command, argv in ((train, ["--resume", run, "--steps=9"]), (evaluate, [run]), (generate, [run])):
         refuse(capsys, command, argv, "tokenizer.json", "270 ids", "257")
 

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 from mutation import mutant_tests
+from test_train import changed_state
 
-from minisl import train
+from minisl import checkpoint, train
 from minisl.command import run_command
 from minisl.compare import __main__ as compare
 from minisl.compare import grid, run, weigh, words
@@ -136,7 +137,7 @@ def test_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert run_command(compare.main, [*flags, "full", "sltrain:rank=2"]) == 0
     out = capsys.readouterr().out
     assert "| `sltrain:rank=2` |" in out
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [".lock", "compare.json", "compare.md", "curves.png", "job.json",
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["compare.json", "compare.md", "curves.png", "job.json", "lock",
                                                                   "perplexity.png", "runs", "weights.json"]
     rows = json.loads((tmp_path / "c/compare.json").read_text())["rows"]
     assert {r["method"]: len(r["curves"]) for r in rows} == {"full": 2, "sltrain:rank=2": 2}
@@ -181,14 +182,13 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception):
         run.one_run(cut, tmp_path / "cut", False)
     monkeypatch.undo()
-    state = json.loads((tmp_path / "cut/state.json").read_text())
-    assert state["step"] == 4
-    state["settings"]["steps"] = 8
-    (tmp_path / "cut/state.json").write_text(json.dumps(state))
+    assert checkpoint.load_state(tmp_path / "cut")["step"] == 4
+    with changed_state(tmp_path / "cut") as state:
+        state["settings"]["steps"] = 8
     found = run.one_run(Entry("full", flags).settings(0.01, 1), tmp_path / "cut", False)
     assert found["curve"][-1][0] == expected["curve"][-1][0]
     assert found["status"] == "done"
-    assert not (tmp_path / "cut/state.json").exists()
+    assert not checkpoint.folders(tmp_path / "cut")
 
 
 def test_seconds_become_steps(tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_another_job_in_the_folder_is_refused(tmp_path):
 
 def test_two_at_once_in_a_folder_are_refused(tmp_path):
     folder = tmp_path / "c"
-    with compare.alone_in(folder), pytest.raises(InputError, match="another comparison"), compare.alone_in(folder):
+    with compare.alone_in(folder), pytest.raises(InputError, match="is at work there"), compare.alone_in(folder):
         pass
 
 

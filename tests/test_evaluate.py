@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from minisl.data import validation_batches
 from minisl.evaluate import evaluate
 from minisl.nn import Llama, LlamaConfig
 
@@ -25,7 +26,7 @@ def test_loss_is_the_mean_over_tokens(batch_size):
             nats.append(np.log(np.exp(z - z.max()).sum()) + z.max() - z[window[seen]])
     assert len(nats) == 23
     assert np.std(nats) > 0.5
-    result = evaluate(model, TOKENS, n_bytes=40, end=3, batch_size=batch_size, seq_len=5)
+    result = evaluate(model, validation_batches(TOKENS, batch_size, seq_len=5), n_bytes=40, end=3)
     assert result["val_loss"] == pytest.approx(np.mean(nats), rel=1e-10)
     assert result["perplexity"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-10)
     text = np.array(nats)[TOKENS[1:] != 3]  # 3 is the mark between documents

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_train import FILES, ROOT, job, run_job
+from test_train import FILES, ROOT, job, listing, run_job
 
 from minisl import backend, doctor
 from minisl.command import run_command
@@ -85,14 +85,14 @@ def test_training_works_where_packages_are_broken(broken, tmp_path):
     assert said == ["no Numba kernels, NumPy is slower: "
                     "Numba is installed but does not import (RuntimeError: compiled for another numba)",
                     "no loss.png: matplotlib does not work here (AttributeError: compiled for another matplotlib)"]
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [f for f in FILES if f != "loss.png"]
+    assert listing(tmp_path / "run") == [f for f in FILES if f != "loss.png"]
 
 
 def test_training_works_without_matplotlib(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = run_job(tmp_path, steps=2)
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("no loss.png: matplotlib")]
-    assert sorted(p.name for p in run.iterdir()) == [f for f in FILES if f != "loss.png"]
+    assert listing(run) == [f for f in FILES if f != "loss.png"]
 
 
 def test_broken_cupy_is_a_reason_not_a_traceback(broken):

@@ -381,6 +381,8 @@ def data_checks():
 def parts_on_threads():
     with kernels.using("numpy"):
         parallel_tests.test_parts_equal_the_whole(2, False, "numpy")
+        parallel_tests.test_gradients_of_several_batches_add_up("numpy")
+        parallel_tests.test_hooks_are_called_once_with_the_whole_gradient(3)
 
 
 DATA_MUTANTS = [
@@ -407,7 +409,8 @@ DATA_MUTANTS = [
     (evaluate.evaluate, "(nats - mark_nats)", "nats"),
     (evaluate.evaluate, "/ math.log(2)", ""),
     (evaluate.evaluate, "/ math.log(2) / n_bytes", "/ math.log(2) / count"),
-    (parallel.Workers.backward, "leaf.accumulate(gradient)", "leaf.grad = gradient"),
+    (parallel.Workers.backward, "leaf.accumulate(in_order(found.pop(leaf)))", "leaf.grad = in_order(found.pop(leaf))"),
+    (parallel.Workers.backward, "if len(of_parts) == n:", "if len(of_parts) == 1:"),
     (parallel.Workers.backward, "return sum(losses)", "return sum(losses) / n"),
 ]
 MUTANTS += [(f, old, new, data_checks) for f, old, new in DATA_MUTANTS]
@@ -434,7 +437,7 @@ PARALLEL_MUTANTS = [
     (parallel.each, "min(begin + grain, n)", "begin + grain"),
     (parallel.each, "range(0, max(n, 1), grain)", "range(0, max(n, 1) - grain, grain)"),
     (parallel.each, "return work(0, n)", "return work(0, n - 1)"),
-    (parallel.using_threads.__wrapped__, "limit[0] = before", "limit[0] = None"),
+    (parallel.using_threads.__wrapped__, "limit.reset(token)", "pass"),
     (parallel.attempt, "return error", "return None"),
     (parallel.Crew.run, "for error in filter(None, errors):", "for error in ():"),
     (parallel.Crew.run, "(copy_context(), ", "(type(copy_context())(), "),
@@ -487,6 +490,7 @@ CPU_USERS = {
     "whole": ["swiglu", "embedding"], "largest": ["cross_entropy"], "dense": ["materialised"], "in_order": ["rms_norm", "factored"],
     "by_row": ["sparse"], "by_column": ["sparse"], "spmm": ["sparse"], "sddmm": ["sparse"], "turn_in": ["sparse"], "turn_out": ["factored"],
     "encode": ["adam8bit"], "magnitude": ["adam8bit"], "spmm_tile": ["sparse"], "sddmm_tile": ["sparse"], "spmm_add": ["sparse"], "sddmm_add": ["sparse"], "backward_add": ["factored"],
+    "factored_few": ["factored"], "spmm_few": ["factored"],
 }
 
 
@@ -571,6 +575,13 @@ def cpu_mutants():
         (product.factored_forward, "range(begin, end, CHUNK)", "range(begin, begin + 1, CHUNK)"),
         (product.factored_forward, "each(tokens, len(x),", "each(tokens, len(x) - 1,"),
         (product.factored_forward, "t, here.stop, xt", "begin, here.stop, xt"),
+        (product.factored_few, "scaled(xA, scale)", "xA"),
+        (product.factored_few, "*by_row(support, values)", "*by_row(support, scale * values)"),
+        (sparse.spmm_few, "dot = y[t, i]", "dot = 0 * y[t, i]"),
+        (sparse.spmm_few, "range(len(x))", "range(1)"),
+        (sparse.spmm_few, "len(starts) - 1", "len(starts) - 2"),
+        (sparse.spmm_few, "x[t, columns[k]]", "x[0, columns[k]]"),
+        (sparse.spmm_few, "range(starts[i], starts[i + 1])", "range(starts[i], starts[i + 1] - 1)"),
         (product.factored_backward, "range(begin, end, CHUNK)", "range(begin, begin + 1, CHUNK)"),
         (product.factored_backward, "scaled(B, scale)", "scaled(B, 1)"),
         (product.factored_backward, "dB *= dB.dtype.type(scale)", "pass"),

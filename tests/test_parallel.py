@@ -51,8 +51,8 @@ def test_using_threads_is_over_after_its_block():
     with using_threads(3):
         with pytest.raises(KeyError), using_threads(1):
             raise KeyError
-        assert parallel.limit == [3]
-    assert parallel.limit == [None]
+        assert parallel.limit.get() == 3
+    assert parallel.limit.get() is None
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -202,6 +202,17 @@ def test_gradients_of_several_batches_add_up(backend):
     once, twice = gradients(2)[1], gradients(2, again=1)[1]
     for name in once:
         np.testing.assert_allclose(twice[name], 2 * once[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hooks_are_called_once_with_the_whole_gradient(threads):
+    with using_threads(threads):
+        used, other = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
+        seen = []
+        used.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.copy()))
+        Workers(3).backward(lambda x: (used * x).sum() + (other.sum() if x.any() else 0.0), np.arange(3.0)[:, None] * np.ones(3))
+    np.testing.assert_array_equal(seen, [[3.0, 3, 3]])
+    np.testing.assert_array_equal(other.grad, [2.0, 2, 2])  # which one part does not use
 
 
 def test_parts_have_the_same_bits_from_run_to_run(backend):

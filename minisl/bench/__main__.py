@@ -16,8 +16,19 @@ from minisl.command import Parser, run_command
 from minisl.errors import InputError
 from minisl.kernels import numba_status
 
-SECTIONS = ("layer", "ops", "step", "profile", "scaling")
+SECTIONS = ("layer", "ops", "step", "profile", "scaling", "distributed")
 ON_GPU = ("layer", "step", "ops")
+
+
+def here():
+    """The sections that can be asked here: for the last, mpi4py and mpiexec are needed."""
+    try:
+        from minisl.bench.distributed import mpiexec
+
+        mpiexec()
+    except InputError:
+        return SECTIONS[:-1]
+    return SECTIONS
 
 
 def versions():
@@ -48,7 +59,7 @@ def main(argv):
     parser.add_argument("--calibrate", action="store_true", help="fit the cost model behind --algorithm auto to this machine")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
     args = parser.parse_args(argv)
-    out, on_gpu, sections = Path(args.out) if args.out else None, args.device == "cuda", args.only or SECTIONS
+    out, on_gpu, sections = Path(args.out) if args.out else None, args.device == "cuda", args.only or here()
     if on_gpu:
         sections = args.only or ON_GPU
         if args.calibrate or not set(sections) <= set(ON_GPU):
@@ -60,6 +71,10 @@ def main(argv):
         module, why = numba_status()
         if module is None:
             raise InputError(f"minisl.bench times the Numba kernels: {why}")
+        if "distributed" in sections:
+            from minisl.bench.distributed import mpiexec
+
+            mpiexec()  # or an error, before anything is measured
     if out:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -81,11 +96,11 @@ def main(argv):
 
 
 def report(sections, out):
-    from minisl.bench import layer, measure, ops, scaling, step
+    from minisl.bench import distributed, layer, measure, ops, scaling, step
 
     machine, blas = measure.ceilings(), numpy_blas()
     kernels = "{internal_api} {version}, kernels for {architecture}".format(**{"architecture": "?"} | blas) if blas else "BLAS ?"
-    command = "python -m minisl.bench" + (f" --only {' '.join(sections)}" if tuple(sections) != SECTIONS else "")
+    command = "python -m minisl.bench" + (f" --only {' '.join(sections)}" if tuple(sections) != here() else "")
     say(f"$ {command}   ({time.strftime('%Y-%m-%d %H:%M')})")
     say(f"{processor()}, {machine['cores']} cores; {kernels}; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
     say(f"ceilings now: {machine['gemm'] / 1e9:.0f} GFLOP/s float32 GEMM, {machine['memory'] / 1e9:.1f} GB/s memory; "
@@ -94,19 +109,21 @@ def report(sections, out):
         say("PyTorch is not installed: no rows for it (pip install torch)")
     found = {"command": command, "date": time.strftime("%Y-%m-%d"), "processor": processor(), "blas": kernels,
              "versions": versions(), "machine": machine}
-    questions = {"layer": layer.bench, "ops": ops.bench, "step": step.bench, "profile": step.profile, "scaling": scaling.bench}
+    questions = {"layer": layer.bench, "ops": ops.bench, "step": step.bench, "profile": step.profile, "scaling": scaling.bench,
+                 "distributed": distributed.bench}
     for name in sections:
         say("")
         found[name] = questions[name](machine, say)
     if out:
         from minisl.checkpoint import write_text
-        from minisl.plot import layer_figure, scaling_figure
+        from minisl.plot import layer_figure, scaling_figure, timeline_figure
 
+        figures = {"layer": layer_figure, "scaling": scaling_figure, "distributed": timeline_figure}
         write_text(out / "bench.json", json.dumps(found, indent=1) + "\n")
-        for name, figure in (("layer", layer_figure), ("scaling", scaling_figure)):
+        for name, figure in figures.items():
             if name in found:
                 figure(out / f"{name}.png", found[name], f"{processor()}, {machine['cores']} cores, {found['date']}")
-        say(f"\n{out} holds bench.json" + "".join(f", {n}.png" for n in ("layer", "scaling") if n in found))
+        say(f"\n{out} holds bench.json" + "".join(f", {n}.png" for n in figures if n in found))
 
 
 def say(line=""):

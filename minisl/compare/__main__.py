@@ -10,7 +10,6 @@ import math
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,13 +24,9 @@ from minisl.compare.words import report
 from minisl.config import parse
 from minisl.data import make_tokenizer
 from minisl.errors import InputError
+from minisl.lock import alone_in
 from minisl.nn.config import read_json
 from minisl.parallel import cores
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 NOT_OF_A_JOB = {"method", "lr", "seed", "out", "resume", "device"}
 
@@ -103,23 +98,6 @@ def compare(args, argv, entries, job, out, started):
             plot.curves_figure(curves, trained)
     print(f"{report(rows)}\n{out} holds compare.json and compare.md{', perplexity.png and curves.png' if trained else ''} "
           f"({(time.perf_counter() - started) / 60:.0f} minutes this time)")
-
-
-@contextmanager
-def alone_in(out):
-    """Hold the folder. Raises InputError where another comparison is at work there, or it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "a")
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
-    with lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"--out {out}: another comparison is at work there; choose another folder, or wait") from None
-        yield
 
 
 def remember(out, settings, seconds):

@@ -12,6 +12,7 @@ import numpy as np
 from minisl import checkpoint, kernels, metrics, train
 from minisl.backend import keep_freed_memory
 from minisl.data import load_corpus
+from minisl.errors import TrainingError
 
 
 def begin_process():
@@ -26,32 +27,34 @@ def one_run(settings, run, keep_weights):
     bits_per_byte) of each evaluation.
     """
     run = Path(run)
-    settings.out, resumed, code = str(run), None, 0
-    if (run / "state.json").exists():
-        resumed = checkpoint.load_state(run)
-        settings.steps = resumed["settings"]["steps"]
+    settings.out, found, status, stop = str(run), None, "done", 0
+    if checkpoint.folders(run):
+        found = checkpoint.find(run)
+        settings.steps = found.state["settings"]["steps"]
     else:
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True)
     started = time.perf_counter()
-    if not resumed or resumed["step"] < settings.steps:
+    if not found or found.state["step"] < settings.steps:
         with (open(run / "train.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log),
               kernels.running(settings.backend, settings.threads, print, dtype=settings.dtype) as on):
             try:
-                code = train.train(settings, run, resumed, on=on, corpus=corpus(tuple(settings.data)))
-            except np.linalg.LinAlgError:  # a decomposition of what are no numbers
-                code = 1
-    if code == 130:
+                trainer = train.Trainer(settings, run, found, on=on, corpus=corpus(tuple(settings.data)))
+                stop = trainer.train()
+                trainer.finish()
+            except (TrainingError, np.linalg.LinAlgError):  # the latter: a decomposition of what are no numbers
+                status = "diverged"
+    if stop:
         return None
     records = metrics.read(run / "metrics.jsonl")
-    result = {"status": "diverged" if code else "done", "steps": settings.steps, "seconds": time.perf_counter() - started,
+    result = {"status": status, "steps": settings.steps, "seconds": time.perf_counter() - started,
               "curve": [[r["tokens"], r["val_loss"], r["bits_per_byte"]] for r in records if "val_loss" in r]}
-    if not code:
+    if status == "done":
         result |= {k: records[-1][k] for k in ("tokens", "val_loss", "perplexity", "bits_per_byte")}
     checkpoint.write_json(run / "result.json", result)
     if not keep_weights:
-        for name in (*checkpoint.TENSORS, "state.json"):
-            (run / name).unlink(missing_ok=True)
+        for folder in checkpoint.folders(run):
+            checkpoint.remove(folder)
     return result
 
 

@@ -200,7 +200,7 @@ def resolve(algorithm, tokens, support, A, module):
         return algorithm
     name = module.__name__.rpartition(".")[2]
     if name == "cuda":
-        name = "emulator" if array_module(A) is np else f"cuda {precision[0]}".removesuffix(" float32")
+        name = "emulator" if array_module(A) is np else f"cuda {precision.get()}".removesuffix(" float32")
     return min(BY_COST, key=lambda a: cost.seconds(a, tokens, *support.shape[::-1], len(A), len(support), name))
 
 

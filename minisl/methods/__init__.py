@@ -7,6 +7,7 @@ A method changes how a block's seven matrices are made, how they move, or both. 
     rule(name, like, base, rng_at, **options) -> Rule                         (left out: base, what --optimizer says)
     before_step(model, optimizer, step, steps, rng, **options)                (left out: nothing)
     ONLY                                            names of the matrices it is for, such as "gate_proj" (left out: all seven)
+    SHARDS = False                                  before_step reads what rules remember, so every process must have all of them
 
 and always `held(out_features, in_features, **options) -> Held`, what training keeps of one matrix. docs/adding-a-method.md adds
 one.

@@ -38,6 +38,7 @@ OPTIONS = ("rank",
            Flag("switch_alpha", 1.0, "B A is scaled by this / rank"),
            Flag("every", 40, "at the start a vector is switched about once in so many updates", low=1),
            Flag("hold", 5, "updates for which a switched vector's counterpart is held fast"))
+SHARDS = False  # who is held, and so not switched, is what the rules remember
 
 
 class SwitchLoRALinear(Module):

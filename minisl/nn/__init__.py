@@ -2,7 +2,7 @@
 
 from minisl.nn.config import LlamaConfig
 from minisl.nn.layers import Embedding, Linear, RMSNorm
-from minisl.nn.llama import KVCache, Llama
+from minisl.nn.llama import KVCache, Llama, PackedCache
 from minisl.nn.module import Module, Parameter
 
-__all__ = ["Embedding", "KVCache", "Linear", "Llama", "LlamaConfig", "Module", "Parameter", "RMSNorm"]
+__all__ = ["Embedding", "KVCache", "Linear", "Llama", "LlamaConfig", "Module", "PackedCache", "Parameter", "RMSNorm"]

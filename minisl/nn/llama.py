@@ -27,9 +27,7 @@ class Attention(Module):
         q = ops.rope(split_heads(self.q_proj(x), self.heads), cos, sin)  # (B, H, T, d)
         k = ops.rope(split_heads(self.k_proj(x), self.kv_heads), cos, sin)
         v = split_heads(self.v_proj(x), self.kv_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
-        out = ops.attention(q, k, v).swapaxes(1, 2)  # (B, T, H, d)
+        out = (past.attend if past else ops.attention)(q, k, v).swapaxes(1, 2)  # (B, T, H, d)
         return self.o_proj(out.reshape(*out.shape[:2], -1))
 
 
@@ -72,9 +70,8 @@ class Decoder(Module):
         self.activation_checkpointing = False
 
     def forward(self, ids, cache=None):
-        start = cache.length if cache else 0
-        x = self.embed_tokens(ids)
-        cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_table(*self.rope, start, ids.shape[1]))
+        x, positions = self.embed_tokens(ids), cache.positions(ids.shape[1]) if cache else np.arange(ids.shape[1])
+        cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_at(*self.rope, positions))
         for i, block in enumerate(self.layers):
             if self.activation_checkpointing and cache is None:
                 x = checkpoint(WithAngles(block, cos, sin), x)
@@ -110,7 +107,8 @@ class Llama(Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size, init.spawn(rng), dtype, std)
 
     def forward(self, ids, cache=None):
-        """ids (B, T) integers to logits (B, T, V). With a KVCache, ids continue the sequences in it."""
+        """ids (B, T) integers to logits (B, T, V). With a KVCache, ids continue the sequences in it; with a PackedCache ids are
+        (1, T), what continues its first sequence before what continues the next."""
         return ops.linear(self.model(ids, cache), self.head)
 
     def loss(self, ids, labels, scale=1.0):
@@ -132,10 +130,49 @@ class KVCache:
     def length(self):
         return self.layers[0].length
 
+    @property
+    def nbytes(self):
+        """Memory taken, room for tokens to come included."""
+        return sum(a.nbytes for layer in self.layers for a in (layer.keys, layer.values) if a is not None)
+
+    def positions(self, count):
+        """Of the next `count` tokens."""
+        return np.arange(self.length, self.length + count)
+
+
+class PackedCache:
+    """The caches of several sequences, for one row of tokens: counts[0] that continue the first, counts[1] the second, and so on.
+
+    Lengths may differ and nothing is padded: what acts on single tokens sees all of them together, attention each sequence alone.
+    """
+
+    def __init__(self, caches, counts):
+        self.caches, self.counts = caches, counts
+        self.layers = [PackedLayer(layers, counts) for layers in zip(*(cache.layers for cache in caches))]
+
+    def positions(self, count):
+        """Of the row's tokens, each counted from the start of its sequence."""
+        return np.concatenate([cache.positions(n) for cache, n in zip(self.caches, self.counts)])
+
+
+class PackedLayer:
+    def __init__(self, layers, counts):
+        self.layers, self.ends = layers, np.cumsum(counts).tolist()
+
+    def attend(self, q, k, v):
+        """What each sequence's `LayerCache.attend` gives for its part of q, k and v (1, H, T, d), in one row again."""
+        starts = [0, *self.ends[:-1]]
+        return ops.concatenate([layer.attend(q[:, :, i:j], k[:, :, i:j], v[:, :, i:j])
+                                for layer, i, j in zip(self.layers, starts, self.ends)], axis=2)
+
 
 class LayerCache:
     length = 0
     keys = values = None  # (B, H_kv, room, d), the first `length` positions filled
+
+    def attend(self, q, k, v):
+        """Attention of the next T tokens, q (B, H, T, d), to all so far and to themselves."""
+        return ops.attention(q, *self.extend(k, v))
 
     def extend(self, k, v):
         """Append k and v (B, H_kv, T, d) and return all keys and values so far."""
@@ -160,6 +197,10 @@ def split_heads(x, heads):
 
 def rope_table(head_dim, theta, start, length):
     """cos and sin (length, d/2) of t theta^(-2i/d) for positions t = start, start + 1, ..."""
-    frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    angle = np.arange(start, start + length)[:, None] * frequency
+    return rope_at(head_dim, theta, np.arange(start, start + length))
+
+
+def rope_at(head_dim, theta, positions):
+    """As `rope_table`, for any positions (T,)."""
+    angle = positions[:, None] * theta ** (-np.arange(0, head_dim, 2) / head_dim)
     return np.cos(angle), np.sin(angle)

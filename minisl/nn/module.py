@@ -37,6 +37,18 @@ class Module:
                 if isinstance(child, Module):
                     yield from child.named_modules(f"{prefix}.{path}" if prefix else path)
 
+    def replace_modules(self, change, prefix=""):
+        """Put change(path, module) in the place of each module below this one; into one that comes back itself, look too."""
+        for name, value in list(vars(self).items()):
+            listed = isinstance(value, list)
+            for key in range(len(value)) if listed else [name]:
+                place = value if listed else vars(self)
+                if isinstance(module := place[key], Module):
+                    path = ".".join(filter(None, (prefix, name, str(key) if listed else "")))
+                    place[key] = new = change(path, module)
+                    if new is module:
+                        module.replace_modules(change, path)
+
     def named_parameters(self):
         for path, module in self.named_modules():
             for name, value in vars(module).items():

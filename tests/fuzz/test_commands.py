@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import job
 
-from minisl import command, config, doctor, evaluate, generate, ladder, methods, optim, plot, train
+from minisl import command, config, doctor, evaluate, generate, ladder, methods, optim, plot, runs, summary, train
 from minisl.analysis import __main__ as analysis
 from minisl.command import run_command
 from minisl.compare import __main__ as compare
@@ -147,7 +147,7 @@ def place(tmp_path_factory):
 
         patch.setattr(optim.Optimizer, "step", interrupted)
         patch.setattr(plot, "loss_figure", lambda path, *_: path.write_bytes(b""))
-        patch.setattr(train, "generate", lambda model, ids, *_: iter(ids * 3))
+        patch.setattr(summary, "generate", lambda model, ids, *_: iter(ids * 3))
         patch.setattr(plot, "memory_figure", lambda path, *_: open(path, "wb").close())
         for corpus in ("python_docs", "python_source"):
             patch.setattr(corpora, corpus, lambda: ["one line of text\nand another line\n" * 20] * 2)
@@ -181,6 +181,7 @@ def test_a_command_line_is_done_or_refused_in_a_line(place, drawn):
 
 @wrong((command.complain, "return code", "return code + 1"),
        (command.complain, "print(", "print(end='error: twice\\n', file=sys.stderr), print("),
-       (command.Parser.error, "raise InputError", "raise ValueError"), (train.folder_of.__wrapped__, "folder.rmdir()", "pass"))
+       (command.Parser.error, "raise InputError", "raise ValueError"),
+       (runs.no_empty_folder.__wrapped__, "shutil.rmtree(run, ignore_errors=True)", "pass"))
 def test_rejects_commands(mutant, place, killed):
     must_notice(mutant, lambda: test_a_command_line_is_done_or_refused_in_a_line(place=place), killed)

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import job
 
-from minisl import evaluate, generate, plot, train
+from minisl import evaluate, generate, plot, summary, train
 from minisl.command import run_command
 from minisl.compare import __main__ as compare
 
@@ -42,7 +42,7 @@ def place(tmp_path_factory):
     folder, pristine = tmp_path_factory.mktemp("runs") / "work", tmp_path_factory.mktemp("pristine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plot, "loss_figure", lambda path, *_: path.write_bytes(b""))
-        patch.setattr(train, "generate", lambda model, ids, *_: iter(ids * 3))
+        patch.setattr(summary, "generate", lambda model, ids, *_: iter(ids * 3))
         patch.setattr(train, "keep_freed_memory", lambda: None)
         patch.chdir(pristine)
         assert run_command(train.main, job(Path(), out=Path("RUN"), steps=2, save_every=2)) == 0
@@ -155,6 +155,6 @@ def test_data_of_a_state_that_is_not_the_text(place, value):
         assert run(command.main, argv, folder) == 2
 
 
-@wrong((train.prepare, "return saved, run, state", "return saved, Path(saved.out), state"))
+@wrong((train.opened, "return run, settings, found", "return Path(settings.out or run), settings, found"))
 def test_rejects_a_path_that_is_followed(mutant, place, killed):
     must_notice(mutant, lambda: test_paths_of_a_state_that_are_not_followed(place, "out", "elsewhere/x"), killed)

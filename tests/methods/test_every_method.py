@@ -11,7 +11,7 @@ from method_checks import SETTINGS
 from mutation import mutant_tests, patched
 from test_train import assert_same_run, at_step, press_ctrl_c, resume, run_job
 
-from minisl import checkpoint, train
+from minisl import checkpoint, summary
 from minisl.autograd import no_grad
 from minisl.backend import generator
 from minisl.generate import generate
@@ -138,9 +138,10 @@ def check_trained(folder, monkeypatch, name, **changes):
     saved, save = [], checkpoint.save
     changes = {"method": name, "steps": 9, "backend": "numpy", **{o: 3 for o in flags(name) if o == "every"}, **changes}
     with monkeypatch.context() as patch:
-        patch.setattr(train, "draw_loss", lambda *_: None)
-        patch.setattr(train, "generate", lambda model, ids, count, rng: generate(model, ids, 3, rng))
-        patch.setattr(checkpoint, "save", lambda run, model, *rest: saved.append(model) or save(run, model, *rest))
+        patch.setattr(summary, "draw_loss", lambda *_: None)
+        patch.setattr(summary, "generate", lambda model, ids, count, rng: generate(model, ids, 3, rng))
+        patch.setattr(checkpoint, "save", lambda run, config, tokenizer, model, *rest: (
+            saved.append(model) or save(run, config, tokenizer, model, *rest)))
         straight = run_job(folder, **changes)
         with monkeypatch.context() as at_5:
             at_step(at_5, 5, press_ctrl_c)

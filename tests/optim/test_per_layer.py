@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 from mutation import mutant_tests, within
-from test_train import job, quick_figure, run_job  # noqa: F401
+from test_train import job, quick_figure, run_job, tensors  # noqa: F401
 
 from minisl import checkpoint, train
 from minisl.backend import generator
@@ -142,7 +142,7 @@ test_mutants = mutant_tests([
 def test_run_equals_one_without(tmp_path, flags):
     plain, per_layer = (run_job(tmp_path, **flags, **more, out=tmp_path / str(len(more))) for more in ({}, {"per_layer": True}))
     for name in checkpoint.TENSORS:
-        (left, _), (right, _) = (checkpoint.read_tensors(run / name) for run in (plain, per_layer))
+        left, right = (tensors(run, name) for run in (plain, per_layer))
         assert left.keys() == right.keys()
         for key in left:
             np.testing.assert_array_equal(left[key], right[key], err_msg=key)

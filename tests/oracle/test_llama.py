@@ -8,7 +8,6 @@ from minisl import checkpoint
 from minisl.autograd import ops
 from minisl.data import make_tokenizer
 from minisl.nn import Llama, LlamaConfig
-from minisl.optim import AdamW
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -117,11 +116,11 @@ def test_gradient_of_every_parameter_equals_transformers(config, backend):
         assert_same(p.grad, gradients[name].grad, 1e-8, name)
 
 
-def test_run_folder_of_method_full_loads_in_transformers(config, dtype, tmp_path):
+def test_checkpoint_of_method_full_loads_in_transformers(config, dtype, tmp_path):
     mine, ids = ours(config, dtype), some_ids(config)
-    checkpoint.start_run(tmp_path, config, "full", {}, make_tokenizer("bytes", [], 257), dtype)
-    checkpoint.save(tmp_path, mine, AdamW(mine.named_parameters(), 1e-3), {"step": 0})
-    other, report = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    state = {"step": 0, "settings": {"method": "full", "dtype": dtype}}
+    folder = checkpoint.save(tmp_path, config, make_tokenizer("bytes", [], 257), mine, {}, state)
+    other, report = transformers.LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     assert other.dtype == getattr(torch, dtype)
     assert_same(mine(ids).data, other(torch.tensor(ids)).logits, TOLERANCE[dtype], "logits")

@@ -8,6 +8,7 @@ from minisl.kernels.cpu.fused import in_order, linear, linear_backward, matmul
 from minisl.kernels.cpu.sparse import scratch
 from minisl.parallel import each, even
 
+FEW = 8  # fewer tokens, as in generation, are not turned, nor A and B for them
 CHUNK = 512  # tokens between a dense product and the sparse one that finds its result in the cache
 
 scatter_add = numpy_backend.scatter_add  # a few percent of one pass over W
@@ -33,6 +34,8 @@ def materialised_backward(dy, x, B, A, values, support, scale, xA=None):
 
 def factored_forward(x, B, A, values, support, scale):
     """Y = s (X A^T) B^T + X S^T; also X A^T, which the backward pass needs again"""
+    if len(x) < FEW:
+        return factored_few(x, B, A, values, support, scale)
     x, (out, width) = np.ascontiguousarray(x), support.shape
     At, sBt, entries = np.ascontiguousarray(A.T), scaled(B.T, scale), by_row(support, values)
     xA, y = np.empty((len(x), len(A)), x.dtype), np.empty((len(x), out), x.dtype)
@@ -46,6 +49,14 @@ def factored_forward(x, B, A, values, support, scale):
             sparse.spmm_add(x, *entries, t, here.stop, xt, yt, y)
 
     each(tokens, len(x), even(len(x), CHUNK))
+    return y, xA
+
+
+def factored_few(x, B, A, values, support, scale):
+    x = np.ascontiguousarray(x)
+    xA = np.matmul(x, A.T)
+    y = np.matmul(scaled(xA, scale), B.T)
+    sparse.spmm_few(x, *by_row(support, values), y)
     return y, xA
 
 

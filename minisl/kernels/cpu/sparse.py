@@ -79,6 +79,17 @@ def spmm_add(x, values, columns, starts, begin, end, xt, yt, y):
 
 
 @kernel
+def spmm_few(x, values, columns, starts, y):
+    """y += x S^T for so few tokens that a tile would be mostly zeros: S is read once, x stays in the cache."""
+    for i in range(len(starts) - 1):
+        for t in range(len(x)):
+            dot = y[t, i]
+            for k in range(starts[i], starts[i + 1]):
+                dot += values[k] * x[t, columns[k]]
+            y[t, i] = dot
+
+
+@kernel
 def sddmm_add(dy, x, columns, starts, begin, end, dyt, xt, dvalues):
     """dvalues += dy^T x on the support, for tokens begin .. end"""
     for t in range(begin, end, TILE):

@@ -340,21 +340,88 @@ class _Device:
     def __init__(self, device=0):
         self.id = device
 
+    def use(self):
+        return self
+
     def synchronize(self):
         waits.append("synchronize")
 
 
 class _Event:
-    """A moment of the host's clock."""
+    """A moment of the host's clock, and what a stream has to do before it."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
-        self.at = None
+        self.at = self.stream = None
 
     def record(self, stream=None):
-        self.at = time.perf_counter()
+        self.at, self.stream = time.perf_counter(), stream
 
     def synchronize(self):
         waits.append("synchronize")
+
+    @property
+    def done(self):
+        if self.stream:
+            self.stream.run()
+        return True
+
+
+class _Stream:
+    """Calls that are made when somebody waits for them. The default stream's are made at once, so what another does before it
+    has waited for that one may come too early: its calls then find NaN."""
+
+    def __init__(self, null=False, non_blocking=False, ptds=False):
+        self.queue, self.waited = [], False
+        self.ptr = 0 if null else len(_streams)
+        _streams.append(self)
+
+    def wait_event(self, event):
+        self.waited = True
+        assert event.done
+
+    def run(self):
+        while self.queue:
+            self.queue.pop(0)()
+
+    def then(self, call, array):
+        if not self.waited:
+            array.fill(np.nan)
+        self.waited = False
+        self.queue.append(call)
+
+
+_streams = []
+_default = _Stream(null=True)
+
+
+class _Communicator:
+    """NCCL's sums and broadcasts, through MPI."""
+
+    def __init__(self, ndev, commId, rank):
+        from mpi4py import MPI
+
+        self.MPI, self.comm = MPI, MPI.COMM_WORLD.Dup()
+        assert (ndev, rank, len(commId)) == (self.comm.size, self.comm.rank, 128)
+        assert commId == self.comm.bcast(commId), "another's unique id"
+
+    def _call(self, pointer, count, datatype, stream, call):
+        kind = {7: ctypes.c_float, 8: ctypes.c_double}[datatype]
+        array = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(kind)), (count,))
+        _streams[stream].then(lambda: call(array), array)
+
+    def allReduce(self, sendbuf, recvbuf, count, datatype, op, stream):
+        assert (sendbuf, op) == (recvbuf, 0)
+        self._call(recvbuf, count, datatype, stream, lambda a: self.comm.Allreduce(self.MPI.IN_PLACE, a))
+
+    def reduce(self, sendbuf, recvbuf, count, datatype, op, root, stream):
+        assert (sendbuf, op) == (recvbuf, 0)
+        here = self.MPI.IN_PLACE
+        self._call(recvbuf, count, datatype, stream,
+                   lambda a: self.comm.Reduce(*((here, a) if self.comm.rank == root else (a, None)), root=root))
+
+    def broadcast(self, sendbuff, recvbuff, count, datatype, root, stream):
+        assert sendbuff == recvbuff
+        self._call(recvbuff, count, datatype, stream, lambda a: self.comm.Bcast(a, root=root))
 
 
 class _OutOfMemoryError(MemoryError):
@@ -362,9 +429,13 @@ class _OutOfMemoryError(MemoryError):
 
 
 cuda = SimpleNamespace(
-    Event=_Event, get_elapsed_time=lambda start_event, end_event: 1e3 * (end_event.at - start_event.at),
+    Event=_Event, Stream=_Stream, get_current_stream=lambda: _default,
+    nccl=SimpleNamespace(available=True, NCCL_SUM=0, NCCL_FLOAT32=7, NCCL_FLOAT64=8, NcclCommunicator=_Communicator,
+                         get_unique_id=lambda: (time.perf_counter_ns() % 128,) * 128),
+    get_elapsed_time=lambda start_event, end_event: 1e3 * (end_event.at - start_event.at),
     memory=SimpleNamespace(OutOfMemoryError=_OutOfMemoryError), set_allocator=lambda allocator=None: None,
     Device=_Device, device=SimpleNamespace(get_cublas_handle=lambda: 1), nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
     cublas=SimpleNamespace(gemmEx=_gemm_ex, CUBLAS_COMPUTE_32F_FAST_16BF=75, CUBLAS_GEMM_DEFAULT=-1),
     runtime=SimpleNamespace(getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13000,
-                            CUDA_R_32F=0, getDeviceProperties=lambda device: {"name": b"no GPU"}))
+                            CUDA_R_32F=0, getDeviceProperties=lambda device: {"name": b"no GPU"},
+                            deviceGetPCIBusId=lambda device: f"0000:{device:02}:00.0"))

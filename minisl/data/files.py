@@ -1,0 +1,167 @@
+"""Files of documents that are read as a stream: JSON lines (plain, gzip, zstd) and Parquet. One record at a time is in memory,
+of Parquet a few hundred."""
+
+import gzip
+import importlib
+import json
+import zlib
+from itertools import count
+
+from minisl.errors import InputError
+
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+LONGEST = 1 << 26  # bytes of a line: beyond it a file is taken to be something else
+
+
+def is_stream(path):
+    """Is this a file of many documents, by its ending?"""
+    return str(path).lower().endswith(ENDINGS)
+
+
+def needed(module, path, what):
+    """An optional module. Raises InputError naming the extra."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # missing, or broken
+        why = "" if isinstance(error, ImportError) else f" ({type(error).__name__}: {error})"
+        raise InputError(f"--data {path}: {what} needs the package {module.partition('.')[0]}{why}: "
+                         "pip install 'minisl[hf]'") from None
+
+
+def read_records(path, field, skip=0):
+    """Yields the text of each record of a file but the first `skip`; None for an empty line.
+
+    Raises InputError naming the file and the line or row where it is damaged, has no such field, or the field is no string.
+    """
+    reader = read_parquet if path.name.lower().endswith(".parquet") else read_json_lines
+    try:
+        yield from reader(path, field, skip)
+    except OSError as error:
+        raise InputError(f"--data {path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_json_lines(path, field, skip):
+    with open_text(path) as file:
+        for number in count(1):
+            try:
+                line = file.readline(LONGEST + 1)
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                raise InputError(f"--data {path}: damaged after line {number - 1} ({error})") from None
+            except Exception as error:
+                if type(error).__name__ != "ZstdError":
+                    raise
+                raise InputError(f"--data {path}: damaged after line {number - 1} ({error})") from None
+            if not line:
+                return
+            if len(line) > LONGEST:
+                raise InputError(f"--data {path}: line {number} has more than {LONGEST:,} bytes; is it JSON lines?")
+            if number > skip:
+                yield text_of(line, field, path, number) if line.strip() else None
+
+
+def open_text(path):
+    """A binary file of lines, decompressed."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path)
+    if path.name.lower().endswith(".zst"):
+        return ZstdLines(needed("zstandard", path, "a .zst file"), path)
+    return open(path, "rb")
+
+
+class ZstdLines:
+    """readline of a zstd file, which may have several frames. One that ends within a frame is damaged: EOFError."""
+
+    def __init__(self, zstandard, path):
+        self.file, self.new = open(path, "rb"), lambda: zstandard.ZstdDecompressor().decompressobj()
+        self.frame, self.given, self.lines, self.start = None, b"", b"", 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def more(self):
+        """The next decompressed bytes; b"" at the end of the file."""
+        while True:
+            self.given = self.given or self.file.read(1 << 12)  # little: a frame may hold 30,000 times as much
+            if not self.given:
+                if self.frame is not None:
+                    raise EOFError("it ends within a zstd frame")
+                return b""
+            self.frame = self.frame or self.new()
+            out = self.frame.decompress(self.given)
+            self.given = self.frame.unused_data
+            if self.frame.eof:
+                self.frame = None
+            if out:
+                return out
+
+    def readline(self, limit):
+        end, parts = self.lines.find(b"\n", self.start), []
+        while end < 0:
+            parts.append(self.lines[self.start :])
+            self.lines, self.start = self.more(), 0
+            if not self.lines or sum(map(len, parts)) > limit:
+                return b"".join(parts)
+            end = self.lines.find(b"\n")
+        parts.append(self.lines[self.start : end + 1])
+        self.start = end + 1
+        return b"".join(parts)
+
+
+def text_of(line, field, path, number):
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: also what is not UTF-8
+        raise InputError(f"--data {path}: line {number} is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise InputError(f"--data {path}: line {number} is a JSON {type(record).__name__}; expected an object with a "
+                         f"{field!r} string")
+    return checked(record.get(field), field, path, f"line {number}", record)
+
+
+def checked(text, field, path, where, names):
+    """The text of a record. Lone surrogates, which JSON allows and UTF-8 does not, become U+FFFD."""
+    if not isinstance(text, str):
+        raise InputError(f"--data {path}: {where} has no string {field!r} (its fields: {listed(names)}); "
+                         "choose one with --text-field")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def listed(names):
+    names = [repr(str(n)[:40]) for n in names]
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "none"
+
+
+def read_parquet(path, field, skip):
+    pq = needed("pyarrow.parquet", path, "a Parquet file")
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if field not in names:
+                raise InputError(f"--data {path}: has no column {field!r} (its columns: {listed(names)}); choose one with "
+                                 "--text-field")
+            row, groups = 0, []
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if not groups and row + rows <= skip:
+                    row += rows
+                else:
+                    groups.append(group)
+            if groups:
+                for batch in file.iter_batches(256, groups, columns=[field]):
+                    for text in batch.column(0).to_pylist():
+                        row += 1
+                        if row > skip:
+                            yield checked(text, field, path, f"row {row}", names)
+    except InputError:
+        raise
+    except GeneratorExit:
+        raise
+    except Exception as error:  # pyarrow has many
+        raise InputError(f"--data {path}: damaged or not Parquet ({error})") from None

@@ -1,0 +1,37 @@
+"""One process a folder."""
+
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from minisl.errors import InputError
+
+NAME = "lock"
+
+
+@contextmanager
+def alone_in(folder, flag="--out"):
+    """Make a folder, and hold it: the system lets go of it when the process ends, however it ends.
+
+    Raises InputError, which names the flag, where another process holds it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(folder) / NAME
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another process"
+        with suppress(OSError, ValueError):
+            who = f"process {int(path.read_text())}"
+        raise InputError(f"{flag} {folder}: {who} is at work there; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: cannot be written ({error.strerror or error})") from None
+    with suppress(OSError):  # a full disk: nobody will read who it is
+        path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        lock.release()

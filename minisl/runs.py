@@ -1,0 +1,107 @@
+"""Which folder a run has, what it goes on from, and how it is asked to stop."""
+
+import shutil
+import signal
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from minisl import checkpoint, lock, methods
+from minisl.config import MAY_CHANGE, Settings
+from minisl.errors import InputError
+
+MINE = {"metrics.jsonl", "loss.png", "sample.txt", "train.log", "tensorboard", lock.NAME}  # beside checkpoints
+
+
+def choose(settings):
+    """The folder that these settings ask for. Raises InputError where a new run cannot be there."""
+    if settings.resume and settings.resume != "auto":
+        if settings.out and Path(settings.out) != Path(settings.resume):
+            raise InputError(f"--out {settings.out}: a resumed run stays in its folder {settings.resume}")
+        if (Path(settings.resume) / checkpoint.SUMS).exists():
+            raise InputError(f"--resume {settings.resume}: is one checkpoint; give its run, {Path(settings.resume).parent}, "
+                             "which goes on from the newest that is whole")
+        if not checkpoint.folders(settings.resume):
+            checkpoint.find(settings.resume)  # says why not
+        return Path(settings.resume)
+    runs = sorted(Path("runs").glob("[0-9][0-9][0-9]-*"))
+    mine = [run for run in runs if run.name[4:] == settings.method]
+    if settings.resume and not settings.out and mine:
+        return mine[-1]
+    if not settings.out:
+        return Path("runs") / f"{max((int(run.name[:3]) for run in runs), default=0) + 1:03d}-{settings.method}"
+    run = Path(settings.out)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"--out {run}: cannot be written (it is no folder)")
+    if run.is_dir() and not settings.resume:
+        if checkpoint.folders(run):
+            raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
+        if other := sorted(p.name for p in run.iterdir() if p.name not in MINE and not checkpoint.LEFTOVER.fullmatch(p.name)):
+            raise InputError(f"--out {run}: holds {other[0]}, which is no part of a run; choose another folder")
+    return run
+
+
+def last_checkpoint(run, settings, say):
+    """The Checkpoint to go on from, or None to begin: where the folder is held, and settings.resume says so."""
+    if not settings.resume or (settings.resume == "auto" and not checkpoint.folders(run)):
+        return None
+    return checkpoint.find(run, say)
+
+
+def resumed_settings(settings, given, found, run, size=1):
+    """The saved run's settings, with those changed that may be. given: names of the flags that were given; size: processes.
+
+    Raises InputError for a flag that would make it another run.
+    """
+    saved = Settings.from_dict(found.state["settings"])
+    has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
+    asked = {name: getattr(settings, name) for name in given - MAY_CHANGE - {"method_options"}} | settings.method_options
+    if "batch_size" in asked:
+        asked["batch_size"] *= size
+    for name in sorted(asked, key=lambda name: (name != "method", name)):
+        if asked[name] != has[name]:
+            raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, it cannot go on with "
+                             f"{asked[name]}")
+    for name in MAY_CHANGE & given:
+        setattr(saved, name, getattr(settings, name))
+    saved.check()
+    return saved
+
+
+@contextmanager
+def asked_to_stop():
+    """Yields a list that holds the signal that came, Ctrl-C (SIGINT), SIGTERM or SIGHUP, if one did; a second interrupts at
+    once."""
+    asked, before = [], {}
+
+    def ask(signum, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: nobody can send it a signal
+        pass
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def no_empty_folder(run):
+    """Where the block fails before a run is in the folder, leave none that was not there."""
+    new = [p for p in (run, *run.parents) if not p.exists()]
+    try:
+        yield
+    except BaseException:
+        if new and run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}:
+            shutil.rmtree(run, ignore_errors=True)
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
