@@ -15,7 +15,7 @@ from gpu import fake_cupy, needs_compiler
 from mutation import mutated, rejected
 from test_train import at_step, job, press_ctrl_c, tensors
 
-from minisl import checkpoint, evaluate, generate, kernels, methods, optim, parallel, plot, train
+from minisl import checkpoint, evaluate, generate, kernels, methods, optim, parallel, plot, summary, train
 from minisl.autograd import Tensor, no_grad, ops
 from minisl.autograd.ops import fused
 from minisl.backend import cuda_status, generator, read, to_numpy
@@ -56,7 +56,7 @@ def cupy(request):
 def quick(monkeypatch):
     """No figure, and a sample of three tokens."""
     monkeypatch.setattr(plot, "loss_figure", lambda path, *_: path.write_bytes(b"a figure"))
-    monkeypatch.setattr(train, "generate", lambda model, ids, count, rng: generate.generate(model, ids, 3, rng))
+    monkeypatch.setattr(summary, "generate", lambda model, ids, count, rng: generate.generate(model, ids, 3, rng))
 
 
 def run_job(folder, name, code=0, **changes):
@@ -272,7 +272,7 @@ def test_auto_counts_dense_products_by_the_precision_they_run_in(cupy, monkeypat
     support, A = Support(cupy.arange(4), (5, 3)), cupy.zeros((2, 3), np.float32)
     monkeypatch.setattr(cost, "seconds", lambda *sizes: asked.append(sizes[-1]) or 0)
     for name in ("float32", "tf32", "bf16"):
-        monkeypatch.setattr(kernels, "precision", [name])
+        monkeypatch.setattr(kernels, "precision", ContextVar("precision", default=name))
         kernels.resolve("auto", 10, support, A, kernels.of(A))
     assert asked == ["cuda"] * 2 + ["cuda tf32"] * 2 + ["cuda bf16"] * 2
     assert cost.CONSTANTS["cuda"]["g"] > cost.CONSTANTS["cuda tf32"]["g"] > cost.CONSTANTS["cuda bf16"]["g"] > 0

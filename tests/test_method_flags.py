@@ -1,9 +1,9 @@
 """A method's own flags on the command line: known when it is chosen, checked, remembered, and told apart from other methods'."""
 
 import pytest
-from test_train import job, resume, run_job
+from test_train import changed_state, job, resume, run_job
 
-from minisl import train
+from minisl import summary, train
 from minisl.command import run_command
 from minisl.config import parse
 from minisl.errors import InputError
@@ -52,14 +52,14 @@ def test_a_run_whose_sample_cannot_be_drawn_is_still_done(tmp_path, monkeypatch)
     def refuse(*_):
         raise InputError("the model's logits are not numbers")
 
-    monkeypatch.setattr(train, "generate", refuse)
+    monkeypatch.setattr(summary, "generate", refuse)
     run = run_job(tmp_path, steps=4)
     assert (run / "sample.txt").read_text() == "(none: the model's logits are not numbers)\n"
 
 
 def test_damaged_method_options_are_named(tmp_path, capsys):
     run = run_job(tmp_path, steps=4)
-    state = (run / "state.json").read_text()
-    (run / "state.json").write_text(state.replace('"method_options": {}', '"method_options": 3'))
+    with changed_state(run) as state:
+        state["settings"]["method_options"] = 3
     assert resume(run, "--steps=5") == 2
     assert "state.json: damaged" in capsys.readouterr().err
