@@ -6,6 +6,7 @@ at, since to look at a number is to wait for everything before it.
 
 import inspect
 import re
+from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
 

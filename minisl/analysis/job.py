@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minisl.backend import generator
-from minisl.data import Batches, load_corpus, make_tokenizer, tokenize
+from minisl.data import Batches, load_corpus, make_tokenizer, tokenize, validation_batches
 from minisl.errors import InputError
 from minisl.evaluate import evaluate
 from minisl.methods import Method, flags
@@ -89,7 +89,7 @@ def train(text, method="sltrain", *, steps=300, shape=SHAPE, lr=3e-3, seed=42, c
 
 def validation_loss(model, text, length=64):
     """Nats per byte of the held-out text."""
-    return evaluate(model, text.held_out, 1, text.end, 32, length)["val_loss"]
+    return evaluate(model, validation_batches(text.held_out, 32, length), 1, text.end)["val_loss"]
 
 
 def matrices(model):
