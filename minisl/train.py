@@ -115,6 +115,8 @@ class Trainer:
                     self.roll_back(step, wrong)
                     bar.n = self.at["step"]
                     continue
+                if self.at["tokens"] == first and self.group.size > 1:
+                    self.say(self.traffic(), file=sys.stdout)
                 best = self.take(record)
                 if self.group.total(len(asked) + bool(self.watchers.stopped))[0]:
                     stop = asked[0] if asked else signal.SIGINT  # a callback, or another process, was
@@ -165,6 +167,13 @@ class Trainer:
         record = {"step": step, "loss": loss, "lr": self.optimizer.lr, "tokens": self.at["tokens"] + labels_in_all,
                   "tokens_per_second": labels_in_all / (perf_counter() - started), "grad_norm": norm, "batch": self.at["batch"]}
         return record | ({"bytes_sent": round(self.exchange.bytes)} if self.group.size > 1 else {})
+
+    def traffic(self):
+        """What a process sends at each update, beside what it would in full rank."""
+        full = methods.Method("full", {}).build(self.config, dtype=self.settings.dtype)
+        ring = 2 * (self.group.size - 1) / self.group.size * sum(p.data.nbytes for p in full.parameters())
+        return (f"{self.group.size} processes, {self.settings.batch_size} sequences a batch; each sends "
+                f"{self.exchange.bytes / 1e6:,.4g} MB an update, {ring / 1e6:,.4g} MB in full rank")
 
     def what_is_wrong(self, record):
         """A sentence where a loss or norm is no number, or the loss jumped; else None."""
