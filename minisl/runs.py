@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minisl import checkpoint, lock, methods
-from minisl.config import MAY_CHANGE, Settings
+from minisl.config import FLAGS, MAY_CHANGE, Settings
 from minisl.errors import InputError
 
 MINE = {"metrics.jsonl", "loss.png", "sample.txt", "train.log", "tensorboard", lock.NAME}  # beside checkpoints
@@ -54,14 +54,15 @@ def resumed_settings(settings, given, found, run, size=1):
     """
     saved = Settings.from_dict(found.state["settings"])
     has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
-    asked = {name: getattr(settings, name) for name in given - MAY_CHANGE - {"method_options"}} | settings.method_options
+    mine = {f.name for f in FLAGS} & given
+    asked = {name: getattr(settings, name) for name in mine - MAY_CHANGE} | settings.method_options
     if "batch_size" in asked:
         asked["batch_size"] *= size
     for name in sorted(asked, key=lambda name: (name != "method", name)):
         if asked[name] != has[name]:
             raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, it cannot go on with "
                              f"{asked[name]}")
-    for name in MAY_CHANGE & given:
+    for name in MAY_CHANGE & mine:
         setattr(saved, name, getattr(settings, name))
     saved.check()
     return saved

@@ -366,6 +366,15 @@ def test_resume_auto(tmp_path, straight, capsys, monkeypatch):
     assert run_command(train.main, job(tmp_path, resume="auto", lr=0.5)) == 2
 
 
+def test_pretrain_goes_on_too(tmp_path, straight):
+    """With a method's own settings, which are no flags of all methods."""
+    flags = {name.replace("-", "_"): value for name, value in (word[2:].split("=", 1) for word in job(tmp_path, method="galore"))}
+    numbers = {k: int(v) for k, v in flags.items() if v.isdigit()}
+    again = {**flags, **numbers, "data": [flags["data"]], "delta": 0.1, "every": 3, "resume": "auto"}
+    assert train.pretrain(**again | {"steps": 6}) == train.pretrain(**again) == tmp_path / "run"
+    assert steps(tmp_path / "run")[-1] == 12
+
+
 def test_resume_auto_without_a_folder_takes_the_newest_of_its_method(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = [flag for flag in job(tmp_path, steps=2) if not flag.startswith("--out")]
