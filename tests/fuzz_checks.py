@@ -25,7 +25,8 @@ from minisl.memory import measure
 
 FULL = os.environ.get("MINISL_FUZZ") == "full"
 NOTICES = re.compile("|".join((
-    "no Numba kernels", r".*key .* is not known here and is ignored$", "no loss.png: ", "interrupted$", "starting again with ",
+    "no Numba kernels", "compiling the Numba kernels", r".*key .* is not known here and is ignored$", "no loss.png: ",
+    "interrupted$", "starting again with ",
     r".*(it|step|run|B)(/s|\])", r"\s*\d+%\|", r"\S+, lr \S+, seed \d+: ", "a step of ", ".*: passed over, step-",
     "(as trained|merged): ", "$")), re.DOTALL)
 
