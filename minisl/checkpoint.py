@@ -35,10 +35,10 @@ from minisl.nn.config import LlamaConfig, read_json
 TENSORS = ("model.safetensors", "optimizer.safetensors")
 FILES = ("config.json", "tokenizer.json", *TENSORS, "state.json")
 SUMS = "SHA256SUMS"
-STATE = {"step": int, "batch": int, "tokens": int, "settings": dict, "corpus": dict, "versions": dict}  # a state.json's parts
-
-
-LEFTOVER = re.compile(r"\.(step-\d{8,}|[\w-]+\.\w+)\.\d+(\.old)?")  # what a killed process was writing, or removing
+STATE = {"step": int, "batch": int, "tokens": int, "processes": int, "data": dict, "settings": dict, "corpus": dict,
+         "versions": dict}  # parts of a state.json
+LEFTOVER = re.compile(r"\.(step-\d{8,}|[\w-]+\.\w+)\.\d+(\.old|\.gone)?")  # what a killed process wrote, replaced, removed
+ASIDE = "damaged-"  # before the name of a checkpoint that was passed over
 
 
 # Writing
@@ -111,6 +111,8 @@ def save(run, config, tokenizer, model, moments, state):
         os.replace(temporary, folder)
         to_disk(run)
     finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -135,14 +137,27 @@ def prune(run, keep, best=None):
 
 def remove(folder):
     """Take a checkpoint away: its name first, so that it is never there in part."""
-    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    doomed = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
     with suppress(OSError):  # a folder that cannot be removed must not cost the run
         os.replace(folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+def set_aside(run, found):
+    """Call the checkpoints after `found`, which were passed over as they are damaged, by another name: the run goes on before
+    them, and they must not count among its last ones."""
+    for folder in folders(run):
+        if step_of(folder) > step_of(found.folder):
+            with suppress(OSError):
+                os.replace(folder, folder.with_name(ASIDE + folder.name))
+
+
 def tidy(run):
-    """Remove what a killed process left half written. To be called by the only process that writes there."""
+    """Remove what a killed process left half written, and put back what it was about to replace. To be called by the only
+    process that writes there."""
+    for path in Path(run).glob(".step-*.old"):
+        if LEFTOVER.fullmatch(path.name) and not (folder := path.with_name(path.name[1:].partition(".")[0])).exists():
+            os.replace(path, folder)
     for path in Path(run).glob(".*"):
         if LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -222,6 +237,8 @@ class Checkpoint:
         try:
             state["settings"] = Settings.from_dict(state["settings"]).to_dict()  # with defaults for what an older one lacks
             wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
+            if state["processes"] < 1 or not isinstance((state.get("best") or {"step": 0})["step"], int):
+                wrong.append("processes or best")
         except (KeyError, TypeError, AttributeError, InputError) as error:
             wrong = [str(error)]
         if wrong:

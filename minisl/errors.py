@@ -1,4 +1,4 @@
-"""The two exceptions whose text is meant for a person, as one line."""
+"""The exceptions whose text is meant for a person, as one line."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,9 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is no number, or nothing can be saved. Its text says at which step, and what is kept."""
+    """Training cannot go on: the loss is no number, or the last checkpoint could not be saved. Its text says at which step, and
+    what is kept."""
+
+
+class NotSavedError(TrainingError):
+    """Training went well, and its last checkpoint could not be saved."""

@@ -72,7 +72,8 @@ def draw(logits, rng, temperature, top_k=0, top_p=1.0):
     if temperature == 0:
         return int(logits.argmax())
     if 0 < top_k < len(logits):
-        logits = np.where(logits >= np.partition(logits, -top_k)[-top_k], logits, -np.inf)
+        logits = logits.copy()
+        logits[np.argsort(-logits, kind="stable")[top_k:]] = -np.inf
     with np.errstate(over="ignore"):  # a temperature near 0 makes them -inf
         p = np.exp((logits - logits.max()) / temperature)
     p /= p.sum()

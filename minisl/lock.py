@@ -1,6 +1,7 @@
 """One process a folder."""
 
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,16 +11,18 @@ NAME = "lock"
 
 
 @contextmanager
-def alone_in(folder, flag="--out"):
+def alone_in(folder, flag="--out", worthless=lambda: False):
     """Make a folder, and hold it: the system lets go of it when the process ends, however it ends.
 
+    worthless(): is nothing in it yet that anybody wants? Then, if the block fails, what was not there before is removed again.
     Raises InputError, which names the flag, where another process holds it, or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    path = Path(folder) / NAME
+    folder, path = Path(folder), Path(folder) / NAME
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
@@ -28,10 +31,22 @@ def alone_in(folder, flag="--out"):
             who = f"process {int(path.read_text())}"
         raise InputError(f"{flag} {folder}: {who} is at work there; wait for it, or choose another folder") from None
     except OSError as error:
+        remove_empty(new)
         raise InputError(f"{flag} {folder}: cannot be written ({error.strerror or error})") from None
     with suppress(OSError):  # a full disk: nobody will read who it is
         path.write_text(f"{os.getpid()}\n")
     try:
         yield
+    except BaseException:
+        if folder in new and worthless():
+            shutil.rmtree(folder, ignore_errors=True)
+            remove_empty(new)
+        raise
     finally:
         lock.release()
+
+
+def remove_empty(folders):
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

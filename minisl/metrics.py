@@ -25,6 +25,8 @@ class Metrics:
 
     def rewind(self, step):
         """Go on after this step."""
+        with suppress(OSError, AttributeError):  # what could not be written before
+            self.write()
         self.pending, self.failing = b"", False
         with replacing(self.path) as [temporary], open(temporary, "w", encoding="utf-8") as file:
             for record in records(self.path) if self.path.exists() else ():

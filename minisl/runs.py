@@ -1,8 +1,7 @@
 """Which folder a run has, what it goes on from, and how it is asked to stop."""
 
-import shutil
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from minisl import checkpoint, lock, methods
@@ -35,20 +34,28 @@ def choose(settings):
     if run.is_dir() and not settings.resume:
         if checkpoint.folders(run):
             raise InputError(f"--out {run}: already holds a run; go on with --resume {run}, or choose another folder")
-        if other := sorted(p.name for p in run.iterdir() if p.name not in MINE and not checkpoint.LEFTOVER.fullmatch(p.name)):
+        names = (p.name for p in run.iterdir() if not checkpoint.LEFTOVER.fullmatch(p.name))
+        if other := sorted(name for name in names if name not in MINE and not name.startswith(checkpoint.ASIDE)):
             raise InputError(f"--out {run}: holds {other[0]}, which is no part of a run; choose another folder")
     return run
 
 
 def last_checkpoint(run, settings, say):
-    """The Checkpoint to go on from, or None to begin: where the folder is held, and settings.resume says so."""
+    """The Checkpoint to go on from, or None to begin. The folder must be held."""
+    checkpoint.tidy(run)
     if not settings.resume or (settings.resume == "auto" and not checkpoint.folders(run)):
         return None
-    return checkpoint.find(run, say)
+    found = checkpoint.find(run, say)
+    checkpoint.set_aside(run, found)
+    return found
 
 
-def resumed_settings(settings, given, found, run, size=1):
-    """The saved run's settings, with those changed that may be. given: names of the flags that were given; size: processes.
+def holds_no_run(run):
+    return run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}
+
+
+def resumed_settings(settings, given, found, run):
+    """The saved run's settings, with those changed that may be. given: names of the flags that were given.
 
     Raises InputError for a flag that would make it another run.
     """
@@ -56,8 +63,7 @@ def resumed_settings(settings, given, found, run, size=1):
     has = saved.to_dict() | methods.Method(saved.method, saved.to_dict()).options
     mine = {f.name for f in FLAGS} & given
     asked = {name: getattr(settings, name) for name in mine - MAY_CHANGE} | settings.method_options
-    if "batch_size" in asked:
-        asked["batch_size"] *= size
+    has["batch_size"] //= found.state["processes"]  # what each of those that began the run had
     for name in sorted(asked, key=lambda name: (name != "method", name)):
         if asked[name] != has[name]:
             raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, it cannot go on with "
@@ -91,18 +97,3 @@ def asked_to_stop():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def no_empty_folder(run):
-    """Where the block fails before a run is in the folder, leave none that was not there."""
-    new = [p for p in (run, *run.parents) if not p.exists()]
-    try:
-        yield
-    except BaseException:
-        if new and run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}:
-            shutil.rmtree(run, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):
-                folder.rmdir()
-        raise

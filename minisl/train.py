@@ -21,7 +21,7 @@ from minisl.command import run_command
 from minisl.config import parse, settings_from
 from minisl.data import open_data
 from minisl.distributed import Alone, join
-from minisl.errors import InputError, TrainingError
+from minisl.errors import InputError, NotSavedError, TrainingError
 from minisl.evaluate import evaluate
 from minisl.lock import alone_in
 from minisl.metrics import Metrics
@@ -47,8 +47,8 @@ class Trainer:
         self.watchers = Callbacks(callbacks if self.leads else (), self.say)
         if settings.tensorboard and self.leads:
             self.watchers.callbacks.append(TensorBoard(run / "tensorboard"))
-        self.rollbacks, self.tokens_per_second = 0, 0.0
-        self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None}  # batch: the data's next
+        self.resumed, self.rolled_back, self.tokens_per_second = bool(found), (None, 0), 0.0
+        self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None, "processes": group.size}  # how far it is
 
         # Text -> tokens -> batches
         self.config = found.config if found else settings.model_config()
@@ -95,18 +95,25 @@ class Trainer:
         self.at = {name: found.state.get(name) for name in self.at}
 
     def train(self):
-        """Train until `settings.steps`, or until a signal asks to stop, which is returned, else 0. Raises TrainingError."""
-        s, first, busy, stop, leads = self.settings, self.at["tokens"], 0.0, 0, self.leads
-        saved = self.at["step"] > 0 or self.save()  # whether a checkpoint can be written is known before the first step
+        """Train until `settings.steps`, or until a signal or a callback asks to stop; the signal is returned, else 0.
+
+        Raises TrainingError."""
+        s, first, busy, stop, number, leads = self.settings, self.at["tokens"], 0.0, False, 0, self.leads
+        saved = self.resumed or self.save()  # whether a checkpoint can be written is known before the first step
         with (self.data, self.watchers, runs.asked_to_stop() as asked,
               np.errstate(over="ignore", invalid="ignore"),  # what is no number is looked for
               tqdm(total=s.steps, initial=self.at["step"], unit="step", dynamic_ncols=True, disable=not leads or None) as bar):
             while self.at["step"] < s.steps and not stop:
-                started = perf_counter()
-                record = self.update(self.at["step"] + 1)
+                started, step = perf_counter(), self.at["step"] + 1
+                last = step == s.steps
+                try:
+                    record = self.update(step)
+                    wrong = self.what_is_wrong(record)
+                except np.linalg.LinAlgError as error:  # a method's decomposition, of what are no numbers
+                    if s.shard_optimizer:
+                        raise  # the others do not have it
+                    wrong = str(error)
                 busy += perf_counter() - started
-                step, last = record["step"], record["step"] == s.steps
-                wrong = self.what_is_wrong(record)
                 if not wrong and (last or step % s.eval_every == 0):
                     record |= evaluate(self.model, self.data.validation(), self.data.validation_bytes, self.data.tokenizer.end,
                                        self.group)
@@ -117,9 +124,11 @@ class Trainer:
                     continue
                 if self.at["tokens"] == first and self.group.size > 1:
                     self.say(self.traffic(), file=sys.stdout)
+                before = self.at["best"]
                 best = self.take(record)
-                if self.group.total(len(asked) + bool(self.watchers.stopped))[0]:
-                    stop = asked[0] if asked else signal.SIGINT  # a callback, or another process, was
+                signalled, called_off = self.group.total(len(asked), bool(self.watchers.stopped))
+                stop = signalled or called_off
+                number = asked[0] if asked else signal.SIGTERM if signalled else 0
                 if "val_loss" in record:
                     bar.set_description(f"{record['bits_per_byte']:.3f} bits per byte")
                 rate = (self.at["tokens"] - first) / busy
@@ -127,10 +136,12 @@ class Trainer:
                 bar.update()
                 if last or stop or best or step % s.save_every == 0:
                     saved = self.save()
+                    if not saved:
+                        self.at["best"] = before
         if not saved:
-            raise TrainingError(f"{self.run}: step {self.at['step']} could not be saved, the checkpoints before are kept")
+            raise NotSavedError(f"{self.run}: step {self.at['step']} could not be saved, the checkpoints before are kept")
         self.tokens_per_second = (self.at["tokens"] - first) / busy if busy else 0.0
-        return stop if self.at["step"] < s.steps else 0
+        return number if self.at["step"] < s.steps else 0
 
     def update(self, step):
         """One update of the weights, number `step`: its record for metrics.jsonl."""
@@ -202,11 +213,13 @@ class Trainer:
 
     def save(self):
         """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on."""
-        s = self.settings
         self.group.check_same(self.model)
         moments = self.exchange.gather_state(self.optimizer.state_dict())
-        if not self.leads:
-            return True
+        return self.group.broadcast(self.leads and self.write(moments))
+
+    def write(self, moments):
+        """As `save`, in the process that writes."""
+        s = self.settings
         state = {**self.at, "data": self.data.batches.state(), "settings": s.to_dict(), "schedule": self.schedule,
                  "rng": {"seed": s.seed, "note": "every stream is a function of the seed, its purpose and its position"},
                  "corpus": {"name": self.data.name, "sha256": self.data.sha256},
@@ -222,25 +235,37 @@ class Trainer:
                      f"{before[-1].name} is kept")
             return False
         checkpoint.prune(self.run, s.keep, self.at["best"] and self.at["best"]["step"])
-        self.rollbacks = 0
         self.watchers.tell("on_save", folder)
         return True
 
     def roll_back(self, step, wrong):
         """Go on from the last checkpoint with the batches after the one that went wrong. Raises TrainingError where that is not
         asked for, or has not helped."""
-        if self.settings.on_nan == "stop" or self.rollbacks == ROLLBACKS:
-            after = f", after {ROLLBACKS} rollbacks" if self.rollbacks else ""
-            kept = checkpoint.find(self.run, self.say).folder.name
-            raise TrainingError(f"step {step}: {wrong}{after}; training stopped, {kept} is kept (try a lower --lr, "
-                                "--clip-norm 1, or --on-nan rollback)")
-        found, batch = checkpoint.find(self.run, self.say), self.at["batch"]
+        found, batch = self.group.first(self.last_one), self.at["batch"]
+        kept = f"{found.folder.name} is kept" if found else "no checkpoint is left"
+        if self.settings.on_nan == "stop" or not found:
+            raise TrainingError(f"step {step}: {wrong}; training stopped, {kept} (try a lower --lr, --clip-norm 1, or --on-nan "
+                                "rollback)")
+        before, times = self.rolled_back
+        self.rolled_back = found.state["step"], times + 1 if before == found.state["step"] else 1
+        if self.rolled_back[1] > ROLLBACKS:
+            raise TrainingError(f"step {step}: {wrong}, after {ROLLBACKS} rollbacks to step {before}; training stopped, {kept} "
+                                "(try a lower --lr or --clip-norm 1)")
         self.build()
         self.restore(found)
-        self.at["batch"], self.rollbacks = batch, self.rollbacks + 1
+        self.at["batch"] = batch
         if self.leads:
             self.metrics.rewind(self.at["step"])
         self.say(f"step {step}: {wrong}; back to step {self.at['step']}, on with batch {batch}")
+
+    def last_one(self):
+        """The last Checkpoint that is whole, or None."""
+        try:
+            found = checkpoint.find(self.run, self.say)
+        except InputError:
+            return None
+        checkpoint.set_aside(self.run, found)
+        return found
 
     def say(self, line, file=None):
         if self.leads:
@@ -273,19 +298,25 @@ def refined_schedule(settings, found):
         raise InputError(f"{path}: {error}") from None
 
 
-def pretrain(callbacks=(), corpus=None, **flags):
+def pretrain(callbacks=(), **flags):
     """`python -m minisl.train` as a function: flags with underscores, `pretrain(tiny=True, steps=20, out="runs/mine")`.
 
-    callbacks: see `minisl.callbacks`. Returns the run's folder. Raises InputError for flags that cannot be, TrainingError where
-    training cannot go on.
+    callbacks: see `minisl.callbacks`. Returns the run's folder, done or stopped by a callback. Raises InputError for flags that
+    cannot be, TrainingError where training cannot go on, and once all is saved KeyboardInterrupt for Ctrl-C, SystemExit for
+    SIGTERM.
     """
-    return run_of(settings_from(flags), set(flags), callbacks, corpus)[0]
+    run, number = run_of(settings_from(flags), set(flags), callbacks)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if number:
+        raise SystemExit(128 + number)
+    return run
 
 
-def run_of(settings, given, callbacks=(), corpus=None):
+def run_of(settings, given, callbacks=()):
     """(folder, the signal that stopped it or 0) of the run that is asked for, done or stopped. given: names of the flags."""
     group = join(settings.device)
-    with ExitStack() as held:
+    with group.guard(), ExitStack() as held:
         run, settings, found = group.first(opened, held, settings, given, group)
         if found and found.state["step"] >= settings.steps:
             print(f"{run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps to go on")
@@ -296,22 +327,21 @@ def run_of(settings, given, callbacks=(), corpus=None):
         with (kernels.running(settings.backend, threads, lambda line: tqdm.write(line, file=sys.stderr), xp,
                               settings.dtype) as on, matmul_precision(settings.matmul_precision, xp)):
             kernels.check_algorithm(settings.algorithm, kernels.of(xp.zeros(0, settings.dtype)))
-            trainer = group.together(Trainer, settings, run, found, xp, on, corpus, callbacks, group)
-            stop = trainer.train()
+            trainer = group.together(Trainer, settings, run, found, xp, on, callbacks=callbacks, group=group)
+            number = trainer.train()
             if trainer.leads:
                 trainer.finish()
-        return run, stop
+        return run, number
 
 
 def opened(held, settings, given, group):
     """(folder, settings, the Checkpoint to go on from or None). held: an ExitStack that holds the folder while it is open."""
     run = runs.choose(settings)
-    held.enter_context(runs.no_empty_folder(run))
-    held.enter_context(alone_in(run, "--out" if settings.resume in (None, "auto") else "--resume"))
-    checkpoint.tidy(run)
+    flag = "--out" if settings.resume in (None, "auto") else "--resume"
+    held.enter_context(alone_in(run, flag, lambda: runs.holds_no_run(run)))
     found = runs.last_checkpoint(run, settings, lambda line: print(line, file=sys.stderr))
     if found:
-        auto, settings = settings.resume == "auto", runs.resumed_settings(settings, given, found, run, group.size)
+        auto, settings = settings.resume == "auto", runs.resumed_settings(settings, given, found, run)
         if found.state["step"] >= settings.steps and not auto:
             raise InputError(f"--resume {run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps "
                              "to go on")
@@ -325,8 +355,8 @@ def opened(held, settings, given, group):
 def main(argv):
     group = join()
     with group.guard():
-        _, stop = run_of(*group.together(parse, argv))
-    return 128 + stop if stop else 0
+        _, number = run_of(*group.together(parse, argv))
+    return 128 + number if number else 0
 
 
 if __name__ == "__main__":

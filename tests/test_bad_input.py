@@ -380,7 +380,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(capsys, run, nam
                                                                    } | {"lock": before["lock"]}
 
 
-@pytest.mark.parametrize("key", ["step", "settings", "corpus", "versions", "tokens", "batch"])
+@pytest.mark.parametrize("key", ["step", "settings", "corpus", "versions", "tokens", "batch", "data", "processes"])
 @pytest.mark.parametrize("value", [None, "text", [1], "missing"])
 def test_state_with_a_wrong_part(capsys, run, key, value):
     with changed_state(run) as state:

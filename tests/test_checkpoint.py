@@ -30,7 +30,8 @@ def written(run, step, **more):
     model = Method("sltrain", SETTINGS).build(CONFIG, np.random.default_rng(0))
     for p in model.parameters():
         p.data[:] = step
-    state = {"step": step, "batch": step, "tokens": step, "settings": SETTINGS, "corpus": {}, "versions": {}, **more}
+    state = {"step": step, "batch": step, "tokens": step, "processes": 1, "data": {}, "settings": SETTINGS, "corpus": {},
+             "versions": {}, **more}
     return checkpoint.save(run, CONFIG, BYTES, model, {"exp_avg.x": np.ones(3)}, state)
 
 
@@ -133,16 +134,48 @@ def denied(*args):
 
 
 def check_tidied(folder):
-    """What killed processes left is removed, and nothing else."""
+    """What killed processes left is removed, and nothing else; what they were about to replace is put back."""
     run = new(folder)
-    written(run, 1)
-    for name in (".step-00000002.77", ".step-00000003.77.old"):
+    written(run, 1).rename(run / ".step-00000001.77.old")
+    written(run, 5).rename(run / ".step-00000005.77.old")
+    written(run, 5)
+    for name in (".step-00000002.77", ".step-00000003.77.gone"):
         (run / name).mkdir()
         (run / name / "model.safetensors").write_text("half")
     for name in (".metrics.jsonl.77", ".loss.png.12", ".keep", ".mine.txt", "notes"):
         (run / name).write_text("")
     checkpoint.tidy(run)
-    assert sorted(p.name for p in run.iterdir()) == [".keep", ".mine.txt", "notes", "step-00000001"]
+    assert sorted(p.name for p in run.iterdir()) == [".keep", ".mine.txt", "notes", "step-00000001", "step-00000005"]
+    assert weights_at(checkpoint.Checkpoint(run / "step-00000001")) == {1}
+
+
+def check_kept_where_replacing_fails(folder):
+    """The second of the two renames: the checkpoint of that step that was there is there."""
+    run, replace = new(folder), os.replace
+    written(run, 1)
+
+    def failing(a, b):
+        if Path(b).name == "step-00000001" and not a.name.endswith(".old"):
+            raise OSError(5, "no")
+        replace(a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="no"):
+            written(run, 1)
+    assert [p.name for p in run.iterdir()] == ["step-00000001"]
+    checkpoint.Checkpoint(run / "step-00000001")
+
+
+def check_set_aside(folder):
+    """Damaged ones after the one that is gone on from have another name: they are kept, and do not count."""
+    run = new(folder)
+    for step in (1, 2, 3):
+        written(run, step)
+    for step in (2, 3):
+        (run / f"step-0000000{step}" / "state.json").write_text("{}")
+    checkpoint.set_aside(run, checkpoint.find(run, lambda line: None))
+    assert sorted(p.name for p in run.iterdir()) == ["damaged-step-00000002", "damaged-step-00000003", "step-00000001"]
 
 
 def check_replacing(folder):
@@ -172,9 +205,10 @@ def check_metrics(folder):
     assert log.last["step"] == 2
     log.append({"step": 3, "loss": 2.0, "tokens": 9})
     assert [r["loss"] for r in metrics.read(path)] == [1, 1, 2]
+    log.pending = json.dumps({"step": 1, "loss": 9.0, "tokens": 9}).encode() + b"\n"  # that a full disk has not taken
     log.rewind(1)
     log.append({"step": 2, "loss": 3.0, "tokens": 9})
-    assert [r["loss"] for r in metrics.read(path)] == [1, 3]
+    assert [r["loss"] for r in metrics.read(path)] == [1, 9, 3]
     path.write_text("\n".join([lines[0], "{", lines[1]]))
     with pytest.raises(InputError, match=r"line 2 is not a record of a step; remove that line"):
         metrics.read(path)
@@ -210,7 +244,7 @@ def check_chosen(folder):
 
 
 CHECKS = (check_order, check_found, check_sums, check_best, check_pruned, check_tidied, check_replacing, check_metrics,
-          check_chosen)
+          check_chosen, check_kept_where_replacing_fails, check_set_aside)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -251,6 +285,12 @@ test_mutants = mutant_tests([
     (checkpoint.prune, "        if step_of(folder) != best:\n            remove", "        if True:\n            remove"),
     (checkpoint.remove, "with suppress(OSError):", "with suppress(ZeroDivisionError):"),
     (checkpoint.tidy, "if LEFTOVER.fullmatch(path.name):", "if True:"),
+    (checkpoint.tidy, "            os.replace(path, folder)\n", "            pass\n"),
+    (checkpoint.tidy, " and not (folder := path.with_name(path.name[1:].partition(\".\")[0])).exists()",
+     " and (folder := path.with_name(path.name[1:].partition(\".\")[0]))"),
+    (SAVE, "            os.replace(old, folder)\n", "            pass\n"),
+    (checkpoint.set_aside, "> step_of(found.folder)", ">= step_of(found.folder)"),
+    (checkpoint.set_aside, "> step_of(found.folder)", "< step_of(found.folder)"),
     (checkpoint.tidy, "shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)",
      "path.is_dir() or path.unlink(missing_ok=True)"),
     (REPLACING, "        for temporary in temporaries:\n            to_disk(temporary)\n", ""),
@@ -258,12 +298,13 @@ test_mutants = mutant_tests([
     (REPLACING, "temporary.unlink(missing_ok=True)", "pass"),
     (metrics.Metrics.rewind, 'if record["step"] <= step:', 'if record["step"] < step:'),
     (metrics.Metrics.rewind, 'if record["step"] <= step:', "if True:"),
+    (metrics.Metrics.rewind, "self.write()", "pass"),
     (metrics.records, "elif file.tell() < size:", "elif False:"),
     (metrics.records, "elif file.tell() < size:", "else:"),
     (runs.choose, "return mine[-1]", "return runs[-1]"),
     (runs.choose, "return mine[-1]", "return mine[0]"),
     (runs.choose, "max((int(run.name[:3]) for run in runs), default=0) + 1", "len(runs) + 1"),
     (runs.choose, "        if checkpoint.folders(run):\n", "        if False:\n"),
-    (runs.choose, "p.name not in MINE and ", ""),
-    (runs.choose, " and not checkpoint.LEFTOVER.fullmatch(p.name)", ""),
+    (runs.choose, "name not in MINE and ", ""),
+    (runs.choose, " if not checkpoint.LEFTOVER.fullmatch(p.name)", ""),
 ], *all_checks())

@@ -13,7 +13,7 @@ from minisl.command import run_command
 from minisl.compare import __main__ as compare
 from minisl.compare import grid, run, weigh, words
 from minisl.compare.grid import Comparison, Entry
-from minisl.errors import InputError
+from minisl.errors import InputError, NotSavedError
 
 BYTES = {"weights": 4, "indices": 0, "optimizer": 8, "gradients": 4, "activations": 5, "temporaries": 6, "peak": 20}
 WEIGHTS = {"parameters": 1, "estimated": BYTES, "measured": BYTES, "tokens_per_second": 7.0}
@@ -189,6 +189,26 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert found["curve"][-1][0] == expected["curve"][-1][0]
     assert found["status"] == "done"
     assert not checkpoint.folders(tmp_path / "cut")
+
+
+def test_a_last_save_that_fails_is_no_divergence(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def full(run_, config, tokenizer, model, moments, state):
+        if state["step"]:
+            raise OSError(28, "No space left on device")
+        return save(run_, config, tokenizer, model, moments, state)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(NotSavedError):
+        run.one_run(Entry("full", job(tmp_path)).settings(0.01, 1), tmp_path / "cut", False)
+    assert not (tmp_path / "cut/result.json").exists()
+
+
+def test_streams_are_refused(tmp_path, capsys):
+    (tmp_path / "d.jsonl").write_text('{"text": "hello"}\n' * 99)
+    assert run_command(compare.main, [*job(tmp_path), f"--data={tmp_path / 'd.jsonl'}", "--lrs=1", "--methods", "full"]) == 2
+    assert "held in memory" in capsys.readouterr().err
 
 
 def test_seconds_become_steps(tmp_path, monkeypatch):

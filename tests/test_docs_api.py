@@ -32,6 +32,16 @@ def test_pretrain_runs_as_the_page_says(tmp_path, monkeypatch):
     assert (run, steps) == (tmp_path / "run", list(range(1, 13)))
 
 
+def test_the_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plot, "loss_figure", lambda path, *_: path.write_bytes(b"a figure"))
+    [block] = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "pretrain(" in b]
+    names = {}
+    exec(block.replace("steps=100", "steps=4").replace("eval_every=20", "eval_every=2"), names)
+    assert re.search(r"^2 \d\.\d+\n4 \d\.\d+$", capsys.readouterr().out, re.M)
+    assert (names["run"] / "step-00000004").is_dir()
+
+
 def test_the_page_names_what_exists():
     for module, name in re.findall(r"`minisl\.(\w+)\.(\w+)\b", PAGE):
         assert hasattr(importlib.import_module(f"minisl.{module}"), name), f"minisl.{module}.{name}"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from test_train import ROOT, assert_same_run, at_step, job, listing, quick_figur
 
 from minisl import checkpoint, metrics, summary, train
 from minisl.command import run_command
+from minisl.errors import InputError
 from minisl.lock import alone_in
 
 
@@ -405,6 +407,62 @@ def test_the_last_ones_are_kept_and_the_best(tmp_path):
     check_kept(tmp_path, [6, 5, 4, 3, 2, 1], 2, [5, 6])
 
 
+def test_the_best_is_one_that_is_there(tmp_path, monkeypatch):
+    """Where the save of a better one fails, the one before stays the best, and is kept."""
+    losses, save = iter([3, 4, 2, 3, 3, 3]), checkpoint.save
+
+    def full(run, config, tokenizer, model, moments, state):
+        if state["step"] == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(run, config, tokenizer, model, moments, state)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(train, "evaluate", lambda *_: {"val_loss": next(losses), "bits_per_byte": 1.0, "perplexity": 1.0})
+    run = run_job(tmp_path, steps=6, eval_every=1, save_every=6, keep=1)
+    assert steps(run) == [1, 6]
+    assert checkpoint.find(run / "best").state["step"] == 1
+
+
+def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path, straight):
+    """Rejects: a damaged newer one that counts as the last, so that the one just written is removed."""
+    run = shutil.copytree(straight, tmp_path / "run")
+    flip(run / "step-00000012" / "state.json", random.Random(0))
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 1, lambda _: signal.raise_signal(signal.SIGTERM))
+        assert resume(run, "--keep=1") == 143
+    assert steps(run)[-1] == 11
+    assert (run / "damaged-step-00000012").is_dir()
+    checkpoint.find(run, lambda line: pytest.fail(line))
+    assert resume(run) == 0
+    assert_same_run(straight, run)
+
+
+def test_who_is_refused_removes_nothing(tmp_path):
+    """Rejects: the folder of the process that holds it, removed by the one that found it held."""
+    entered = threading.Event()
+
+    def second():
+        with pytest.raises(InputError, match="at work there"), alone_in(tmp_path / "run", worthless=lambda: True):
+            pass
+        entered.set()
+
+    with alone_in(tmp_path / "run", worthless=lambda: True):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(10)
+        assert entered.is_set()
+        assert (tmp_path / "run" / "lock").exists()
+
+
+def test_ctrl_c_in_pretrain_is_ctrl_c_once_all_is_saved(tmp_path, monkeypatch):
+    flags = {name.replace("-", "_"): value for name, value in (word[2:].split("=", 1) for word in job(tmp_path))}
+    numbers = {k: int(v) for k, v in flags.items() if v.isdigit()}
+    at_step(monkeypatch, 3, lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train.pretrain(**{**flags, **numbers, "data": [flags["data"]], "delta": 0.1})
+    assert steps(tmp_path / "run")[-1] == 3
+
+
 # Losses that are no numbers
 
 
@@ -466,7 +524,29 @@ def test_rollbacks_end(tmp_path, capsys, monkeypatch):
     run_job(tmp_path, 1, on_nan="rollback")
     said = errors(capsys)
     assert len(said) == 11
-    assert said[-1].startswith("error: step 7: loss is inf, after 10 rollbacks; training stopped, step-00000005 is kept")
+    assert said[-1].startswith("error: step 7: loss is inf, after 10 rollbacks to step 5; training stopped, step-00000005 is ke")
+    assert "--on-nan" not in said[-1]
+
+
+def test_a_decomposition_that_fails_is_rolled_back_too(tmp_path, capsys, monkeypatch):
+    update, failed = train.Trainer.update, []
+
+    def failing(self, step):
+        if step == 7 and not failed:
+            failed.append(1)
+            raise np.linalg.LinAlgError("SVD did not converge")
+        return update(self, step)
+
+    monkeypatch.setattr(train.Trainer, "update", failing)
+    run_job(tmp_path, on_nan="rollback")
+    assert "step 7: SVD did not converge; back to step 5, on with batch 6" in errors(capsys)
+
+
+def test_a_loss_that_is_no_number_is_said_where_no_checkpoint_is_left(tmp_path, capsys, monkeypatch):
+    spoil_once(monkeypatch, 8)
+    at_step(monkeypatch, 8, lambda _: shutil.rmtree(tmp_path / "run"))
+    run_job(tmp_path, 1)
+    assert errors(capsys)[-1].startswith("error: step 8: loss is nan; training stopped, no checkpoint is left")
 
 
 def test_a_spike_counts_as_no_number(tmp_path, capsys, monkeypatch):

@@ -249,7 +249,7 @@ def test_generation(check):
 SAMPLING = [
     (draw, "order[1 + np", "order[0 + np"), (draw, "order[1 + np", "order[2 + np"), (draw, "np.argsort(-p", "np.argsort(p"),
     (draw, "        p /= p.sum()\n    return", "    return"), (draw, "top_p < 1", "top_p < 0.7"),
-    (draw, "np.partition(logits, -top_k)[-top_k]", "-np.inf"), (draw, "max()) / temperature", "max())"),
+    (draw, "[top_k:]] = -np.inf", "[top_k + 1:]] = -np.inf"), (draw, "max()) / temperature", "max())"),
     (draw, "np.cumsum(p[order])", "np.cumsum(p)"),
 ]
 TOGETHER = [

@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, alone):
     _, said = together(8, ["--resume", tmp_path / "run", "--steps=30"], 2)
     assert said == [f"error: --resume {tmp_path / 'run'}: has 4 sequences a batch, too few for 8 processes"]
     _, said = together(2, ["--resume", tmp_path / "run", "--steps=30", "--batch-size=3"], 2)
-    assert said == [f"error: --resume {tmp_path / 'run'}: that run has --batch-size 4, it cannot go on with 6"]
+    assert said == [f"error: --resume {tmp_path / 'run'}: that run has --batch-size 4, it cannot go on with 3"]
 
 
 @pytest.mark.parametrize(("flags", "word"), [
@@ -108,6 +108,13 @@ def test_bad_flags_are_one_line(tmp_path, flags, word):
     assert line.startswith("error: ")
     assert word in line
     assert not (tmp_path / "run").exists()
+
+
+def test_resume_auto_with_another_number_is_the_same_command(tmp_path):
+    for n, until in ((2, 5), (1, 9), (4, 12)):
+        together(n, [*job(tmp_path, **SHARED | {"steps": until, "schedule": "constant", "warmup": 0}), "--resume=auto"])
+    records = read(tmp_path / "run" / "metrics.jsonl")
+    assert [r["tokens"] for r in records] == [4 * 16 * n for n in range(1, 13)]
 
 
 def test_help_is_said_once():
@@ -162,6 +169,50 @@ def test_one_that_fails_ends_all_with_its_error(tmp_path):
     assert process.returncode == 1
     assert "error: process 1 of 2: ZeroDivisionError: on purpose" in err
     assert checkpoint.load_state(tmp_path / "run")["step"] == 0
+
+
+PRETRAIN = """
+import sys
+from minisl import train
+from minisl.config import parse
+settings, given = parse(sys.argv[1:])
+train.pretrain(**{name: getattr(settings, name) for name in given - {"method_options"}})
+"""
+
+
+def test_pretrain_in_a_script_that_fails_in_one_ends_all(tmp_path):
+    """Without a guard of its own; and rollbacks, which all make alike, do not."""
+    (tmp_path / "script.py").write_text(FAILING.rpartition("sys.exit")[0] + PRETRAIN)
+    process = start(2, job(tmp_path, **SHARED), program=(tmp_path / "script.py",))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: process 1 of 2: ZeroDivisionError: on purpose" in err
+
+
+SPOILED = """
+import sys
+from minisl import train
+from minisl.command import run_command
+update, n = train.Trainer.update, []
+
+def spoiled(self, step):
+    record = update(self, step)
+    n.append(1)
+    return record | ({"loss": float("nan")} if len(n) % 2 else {})
+
+train.Trainer.update = spoiled
+sys.exit(run_command(train.main))
+"""
+
+
+def test_rollbacks_are_made_by_all(tmp_path):
+    """More of them in all than are allowed from one checkpoint."""
+    (tmp_path / "spoiled.py").write_text(SPOILED)
+    _, said = together(2, job(tmp_path, **SHARED | {"steps": 13, "save_every": 1, "on_nan": "rollback"}),
+                         program=(tmp_path / "spoiled.py",))
+    assert len(said) == 13
+    assert all("back to step" in line for line in said)
+    assert steps(tmp_path / "run")[-1] == 13
 
 
 def test_one_that_is_killed_ends_all(tmp_path):

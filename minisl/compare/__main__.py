@@ -22,7 +22,7 @@ from minisl.compare.run import corpus
 from minisl.compare.weigh import weigh_all
 from minisl.compare.words import report
 from minisl.config import parse
-from minisl.data import make_tokenizer
+from minisl.data import in_memory, make_tokenizer
 from minisl.errors import InputError
 from minisl.lock import alone_in
 from minisl.nn.config import read_json
@@ -70,6 +70,8 @@ def main(argv):
     if args.tune_steps and args.tune_steps > parse(job)[0].steps:
         raise InputError(f"--tune-steps {args.tune_steps}: must not be above --steps {parse(job)[0].steps}")
     shared = job if settings.threads else [*job, "--threads", str(max(1, cores() // args.jobs))]
+    if not in_memory(settings.data):
+        raise InputError(f"--data {' '.join(settings.data)}: a comparison takes text that is held in memory, no stream or shards")
     out, started = Path(args.out), time.perf_counter()
     entries = list({entry.label: entry for entry in (Entry(text, shared) for text in args.methods)}.values())
     make_tokenizer(settings.tokenizer, corpus(tuple(settings.data)).train, settings.model_config().vocab_size)

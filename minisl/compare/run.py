@@ -7,12 +7,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from minisl import checkpoint, kernels, metrics, train
 from minisl.backend import keep_freed_memory
 from minisl.data import load_corpus
-from minisl.errors import TrainingError
+from minisl.errors import NotSavedError, TrainingError
 
 
 def begin_process():
@@ -29,6 +27,7 @@ def one_run(settings, run, keep_weights):
     run = Path(run)
     settings.out, found, status, stop = str(run), None, "done", 0
     if checkpoint.folders(run):
+        checkpoint.tidy(run)
         found = checkpoint.find(run)
         settings.steps = found.state["settings"]["steps"]
     else:
@@ -42,7 +41,9 @@ def one_run(settings, run, keep_weights):
                 trainer = train.Trainer(settings, run, found, on=on, corpus=corpus(tuple(settings.data)))
                 stop = trainer.train()
                 trainer.finish()
-            except (TrainingError, np.linalg.LinAlgError):  # the latter: a decomposition of what are no numbers
+            except NotSavedError:
+                raise
+            except TrainingError:
                 status = "diverged"
     if stop:
         return None

@@ -41,6 +41,8 @@ class Batches:
         return {"next": self.next}
 
     def restore(self, state):
+        if not isinstance(state.get("next"), int) or state["next"] < 0:
+            raise InputError("the saved position in the data is damaged")
         self.next = state["next"]
 
     def _order(self, epoch):

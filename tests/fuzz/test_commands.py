@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import job
 
-from minisl import command, config, doctor, evaluate, generate, ladder, methods, optim, plot, runs, summary, train
+from minisl import command, config, doctor, evaluate, generate, ladder, lock, methods, optim, plot, summary, train
 from minisl.analysis import __main__ as analysis
 from minisl.command import run_command
 from minisl.compare import __main__ as compare
@@ -182,6 +182,6 @@ def test_a_command_line_is_done_or_refused_in_a_line(place, drawn):
 @wrong((command.complain, "return code", "return code + 1"),
        (command.complain, "print(", "print(end='error: twice\\n', file=sys.stderr), print("),
        (command.Parser.error, "raise InputError", "raise ValueError"),
-       (runs.no_empty_folder.__wrapped__, "shutil.rmtree(run, ignore_errors=True)", "pass"))
+       (lock.alone_in.__wrapped__, "shutil.rmtree(folder, ignore_errors=True)", "pass"))
 def test_rejects_commands(mutant, place, killed):
     must_notice(mutant, lambda: test_a_command_line_is_done_or_refused_in_a_line(place=place), killed)
