@@ -26,7 +26,6 @@ def method(name, **settings):
                          + f" It takes: {', '.join(sorted(takes)) or 'none'}")
     given = Settings(method=name, **{k: v for k, v in settings.items() if k in known},
                      method_options={k: v for k, v in settings.items() if k in own})
-    given.check()
     return Method(name, given.to_dict())
 
 

@@ -291,9 +291,9 @@ def refined_schedule(settings, found):
     if settings.schedule != "refined":
         return None, None
     path = found.folder / "state.json" if found else Path(settings.norms_of) / "metrics.jsonl"
-    kept = found.state["schedule"] if found else {"grad_norm": [record.get("grad_norm") for record in read_metrics(path)]}
+    kept = found.state.get("schedule") if found else {"grad_norm": [record.get("grad_norm") for record in read_metrics(path)]}
     try:
-        return kept, optim.refined((kept or {}).get("grad_norm"), settings.steps)
+        return kept, optim.refined(kept.get("grad_norm") if isinstance(kept, dict) else None, settings.steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

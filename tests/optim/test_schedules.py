@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from mutation import mutant_tests
-from test_train import assert_same_run, at_step, job, press_ctrl_c, quick_figure, resume, run_job  # noqa: F401
+from test_train import assert_same_run, at_step, changed_state, job, press_ctrl_c, quick_figure, resume, run_job  # noqa: F401
 
 from minisl import train
 from minisl.command import run_command
@@ -213,17 +213,15 @@ def test_run_without_usable_norms(tmp_path, capsys, lines, said):
     assert str(other / "metrics.jsonl") in line
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"grad_norm": [0]}'])
+@pytest.mark.parametrize("content", [None, [], {}, {"grad_norm": [0]}])
 def test_kept_norms_missing_or_damaged(tmp_path, capsys, monkeypatch, content):
     first = run_job(tmp_path, out=tmp_path / "first")
     with monkeypatch.context() as patch:
         at_step(patch, 7, press_ctrl_c)
         run = run_job(tmp_path, 130, schedule="refined", norms_of=first)
-    if content is None:
-        (run / "schedule.json").unlink()
-    else:
-        (run / "schedule.json").write_text(content)
+    with changed_state(run) as state:
+        state["schedule"] = content
     capsys.readouterr()
     assert resume(run) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert str(run / "schedule.json") in line
+    assert "state.json" in line
