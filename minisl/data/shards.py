@@ -167,8 +167,8 @@ def sha256(file):
 
 def open_shards(sources):
     """A Prepared where `--data` is a folder of shards, else None. Raises InputError."""
-    folders = [source for source in sources if source and (Path(source) / "index.json").is_file()
-               and (Path(source) / "tokenizer.json").is_file()]
+    names = "index.json", "tokenizer.json"
+    folders = [source for source in sources if source and all(os.path.isfile(os.path.join(source, name)) for name in names)]
     if not folders:
         return None
     if len(sources) > 1:
