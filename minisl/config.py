@@ -11,6 +11,7 @@ from minisl.backend import DEVICES, PRECISIONS
 from minisl.command import Parser
 from minisl.data import PROTOCOLS
 from minisl.errors import InputError
+from minisl.hf import DECOMPOSE
 from minisl.kernels import ALGORITHMS, BACKENDS
 from minisl.nn import LlamaConfig
 from minisl.nn.config import read_json
@@ -46,7 +47,7 @@ class Settings:
     config: str | None = flag(None, "model: 9m, 20m, 35m, 60m, 130m, 350m, 1b, 7b, or a config.json", "--model_config")
     from_hf: str | None = flag(None, "start from the weights of a folder with a Hugging Face LLaMA, or with SLTrain's factors")
     decompose: str | None = flag(None, "--from-hf: dense W to (alpha/r) B A + S: the best of rank r by SVD, and its residual at "
-                                       "random positions or where it is largest", choices=("random", "largest"))
+                                       "random positions or where it is largest", choices=DECOMPOSE)
     method: str = flag("sltrain", "what the linear layers are made of", "--peft_model", choices=methods.available())
     rank: int = flag(128, "r of B A")
     delta: float = flag(0.03, "density of S, between 0 and 1", "--sp_ratio")

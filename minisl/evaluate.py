@@ -65,6 +65,8 @@ def main(argv):
         data = open_data(args.data or settings["data"], tokenizer, found.config.vocab_size, batch_size=batch_size, **same)
         if not args.data:
             checkpoint.check_corpus(found.state, data.sha256, data.name, Path(args.run))
+            if data.sha256 is None:  # a stream, which tells by its position whether it is the same
+                data.batches.restore(found.state.get("data"))
         name, batches, n_bytes = data.name, data.validation(), data.validation_bytes
     result = evaluate(model, batches, n_bytes, tokenizer.end)
     print(f"{args.run}, step {found.state['step']}, on {name} ({n_bytes:,} bytes)")

@@ -7,17 +7,14 @@ Neither transformers nor PyTorch is needed to write it.
 
 import json
 import math
-import os
-import shutil
 import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 from minisl import checkpoint
 from minisl.autograd import Tensor
 from minisl.backend import to_numpy
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
+from minisl.files import new_folder
 from minisl.hf.factors import PARTS, density
 from minisl.hf.tensorfile import write
 from minisl.methods import matrix
@@ -39,7 +36,7 @@ def export(model, tokenizer, folder, dtype=None, keep_factors=False):
     tensors = factors(model, dtype or own) if keep_factors else {}
     tensors |= dense(model, dtype or own, tensors)
     config = {**model.config.to_dict(), "torch_dtype": dtype or own, "bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
-    with new_folder(folder) as draft:
+    with new_folder(folder, "--to hf") as draft:
         if keep_factors:
             public, config["minisl"] = sl_config(model, own)
             write_json(draft / "splora_config.json", public)
@@ -113,30 +110,8 @@ def for_transformers(tokenizer, length):
         "clean_up_tokenization_spaces": False, "split_special_tokens": True}
 
 
-@contextmanager
-def new_folder(folder):
-    """A draft folder that becomes `folder` when the block ends well, and is gone otherwise. Raises InputError where there is
-    something already."""
-    folder = Path(os.path.realpath(folder))
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"--to hf {folder}: is not empty; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    draft.mkdir()
-    try:
-        yield draft
-        if folder.exists():
-            folder.rmdir()  # refuses one that is no longer empty
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def write_json(path, value):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def main(argv):

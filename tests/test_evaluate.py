@@ -1,12 +1,15 @@
 """The loss that is reported: each token counts once."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from test_train import run_job
 
+from minisl.command import run_command
 from minisl.data import validation_batches
-from minisl.evaluate import evaluate
+from minisl.evaluate import evaluate, main
 from minisl.nn import Llama, LlamaConfig
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 24)  # with windows of 5: four full ones and one of three
@@ -32,3 +35,19 @@ def test_loss_is_the_mean_over_tokens(batch_size):
     text = np.array(nats)[TOKENS[1:] != 3]  # 3 is the mark between documents
     assert 0 < len(text) < 23
     assert result["bits_per_byte"] == pytest.approx(text.sum() / math.log(2) / 40, rel=1e-10)
+
+
+def test_files_of_a_stream_that_changed_are_not_the_run_s(tmp_path, capsys):
+    """They were evaluated, as the run's held-out text."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"document {n} " + "word " * 9}) + "\n" for n in range(60)))
+    run = run_job(tmp_path, data=path, steps=2)
+    capsys.readouterr()
+    assert run_command(main, [str(run)]) == 0
+    assert f"on {path} (" in capsys.readouterr().out
+    with open(path, "a") as file:
+        file.write(json.dumps({"text": "another"}) + "\n")
+    assert run_command(main, [str(run)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"--data {path}: is not what this run was trained on" in line
+    assert run_command(main, [str(run), "--data", str(path)]) == 0

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from test_hf import CONFIG, built, dense_weights, logits, refused, settings, sl_model, write_folder, write_shards
 from test_train import run_job
 
-from minisl import checkpoint, export, hf, plot
+from minisl import checkpoint, export, files, hf, plot
 from minisl.command import run_command
 from minisl.data import Tokenizer, make_tokenizer
 from minisl.hf import tensorfile
@@ -193,13 +193,13 @@ def check_never_half_there(folder):
     for name, make in (("file", lambda p: p.write_text("mine")), ("full", lambda p: (p.mkdir(), (p / "x").write_text("mine")))):
         make(folder / name)
         before = content(folder)
-        refused(lambda name=name: export.export(model, BYTES, folder / name), f"{name}: is not empty")
+        refused(lambda name=name: export.export(model, BYTES, folder / name), f"{name}: exists and is not an empty folder")
         assert content(folder) == before
     (folder / "empty").mkdir()
     for name in ("empty", "new", "deep/er/new"):
         export.export(model, BYTES, folder / name)
         assert sorted(p.name for p in (folder / name).iterdir()) == FILES
-        assert [p.name for p in (folder / name).parent.iterdir() if p.name.startswith(".")] == []
+        assert [p.name for p in (folder / name).parent.iterdir() if "preparing" in p.name] == []
 
 
 def test_never_half_there(tmp_path):
@@ -282,6 +282,20 @@ def test_command_that_cannot_be(run, tmp_path, monkeypatch, capsys, flags, words
     assert list(tmp_path.iterdir()) == []
 
 
+def test_stopped_half_way_nothing_is_there(run, tmp_path):
+    """SIGTERM ended the process where it was, and the draft stayed."""
+    program = ("import sys, time; from minisl import export; from minisl.command import run_command\n"
+               "export.write = lambda *_: (print('here', flush=True), time.sleep(60))\n"
+               f"sys.exit(run_command(export.main, [{str(run)!r}, '--to', 'hf', {str(tmp_path / 'out')!r}]))")
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=Path(export.__file__).parents[1], text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout.readline() == "here\n"
+    child.terminate()
+    assert child.communicate(timeout=30) == ("", "interrupted\n")
+    assert child.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command_with_no_run(tmp_path, capsys):
     assert command(tmp_path / "nowhere", "--to", "hf", tmp_path / "out") == 2
     assert "nowhere" in capsys.readouterr().err
@@ -318,9 +332,7 @@ test_mutants = mutant_tests([
     (export.export, '"torch_dtype": dtype or own', '"torch_dtype": "float32"'),
     (export.for_transformers, '"post_processor": None', "**{}"),
     (export.for_transformers, '"split_special_tokens": True', ""),
-    (export.new_folder.__wrapped__, "draft.rename(folder)",
-     "shutil.copytree(draft, folder); os.mkdir(f'{draft}x')"),  # leaves something
-    (export.new_folder.__wrapped__, "draft.rename(folder)", "pass"),
-    (export.new_folder.__wrapped__, "not any(folder.iterdir())", "True"),
+    (files.new_folder.__wrapped__, "os.rename(draft, path)", "shutil.copytree(draft, path)"),  # leaves something
+    (files.new_folder.__wrapped__, "not any(path.iterdir())", "True"),
 ], *map(in_folder, (check_keep_factors, check_tokenizer, check_never_half_there, check_round_trip,
                     partial(check_every_method, only=["full", "relora", "sltrain"]))))

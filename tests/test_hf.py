@@ -654,6 +654,19 @@ def check_adopt(folder):
     hf.adopt(one, {"alpha"})
     assert (one.rank, one.delta, one.alpha) == (3, 0.3, 7.0)
     refused(lambda: hf.start_from(built("full"), where), "alpha, without which there is no W")
+    for method in ("full", "low_rank", "relora"):
+        refused(lambda method=method: hf.adopt(settings(where, method), set()), "give --alpha")
+        two = settings(where, method, alpha=6.0)
+        hf.adopt(two, {"alpha"})
+        assert two == settings(where, method, alpha=6.0)
+    for alpha, found in ((6.0, True), (7.0, False)):
+        hf.start_from(dense := built("full"), where, alpha=alpha)
+        assert np.allclose(logits(dense), logits(sl_model()), atol=1e-4, rtol=1e-4) == found
+    hf.start_from(dense := built("full"), folder / "a", alpha=7.0)
+    np.testing.assert_allclose(logits(dense), logits(sl_model()), atol=1e-4, rtol=1e-4, err_msg="the folder's alpha counts")
+    learned = public_folder(folder / "e", sl_model(learned_scale=True), alpha=None)
+    hf.adopt(settings(learned, "full"), set())
+    hf.start_from(built("full"), learned)
 
     where = public_folder(folder / "c", sl_model(), alpha=None, minisl={"options": {"alpha": 9, "delta": 0.3}})
     assert hf.sl_settings(where)["alpha"] == 9.0
@@ -762,6 +775,11 @@ test_mutants = mutant_tests([
     (factors.decompose, "-np.abs(residual)", "np.abs(residual)"),
     (factors.decompose, "-np.abs(residual)", "-residual"),
     (factors.product, "scale = alpha / len(A)", "scale = alpha"),
+    (factors.product, "alpha_of(folder) or alpha", "alpha_of(folder)"),
+    (factors.product, "alpha_of(folder) or alpha", "alpha or alpha_of(folder)"),
+    (factors.unscaled, 'f"{layer}.scaling" not in weights', "True"),
+    (factors.unscaled, "and alpha_of(folder) is None", ""),
+    (factors.adopt, "not keeps and unscaled(settings.from_hf)", "False"),
     (factors.product, "np.tanh(one_number", "(one_number"),
     (factors.product, "np.add.at(W.reshape(-1)", "np.add.at(W.T.copy().reshape(-1)"),
     (factors.adopt, "setattr(settings, name, value)", "pass"),

@@ -2,15 +2,13 @@
 
 import ast
 import gc
-import glob
 import hashlib
-import os
-import re
 import sysconfig
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from minisl.data.files import find_files
 from minisl.errors import InputError
 
 HOLD_OUT = 20  # every 20th document is for validation
@@ -69,38 +67,14 @@ def read(source):
         return python_source()
     if not source:
         raise InputError("--data: must not be empty")
-    path = Path(source)
-    try:
-        if path.is_dir():
-            paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
-        else:
-            paths = [path] if path.exists() else sorted(p for p in matches(path) if p.is_file())
-    except (OSError, ValueError, re.error) as error:  # a name that is too long, links in a circle, a NUL
-        raise InputError(f"--data {source}: {getattr(error, 'strerror', None) or error}") from None
+    paths = find_files(source)
     if not paths:
         raise InputError(f"--data {source}: no such file, folder or match (or use python-docs, python-source)")
     return [read_text(p) for p in paths]
 
 
-def matches(pattern):
-    """The paths that a pattern names, as a set. ** is every folder below; links to folders are not followed there: two that lead
-    upwards would be followed for ever."""
-    parts = pattern.parts
-    if "**" not in parts:
-        return set(map(Path, glob.glob(str(pattern))))
-    here = parts.index("**")
-    found, rest = set(), parts[here + 1:] or ("*",)
-    for top in glob.glob(str(Path(*parts[:here]))):
-        for where, folders, _ in os.walk(top):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            found |= matches(Path(glob.escape(where), *rest))
-    return found
-
-
 def read_text(path):
     try:
-        if not path.is_file():  # a pipe waits for who writes to it, /dev/zero never ends, and a resumed run reads it again
-            raise InputError(f"--data {path}: must be a regular file; save what a pipe or device gives to one")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"--data {path}: not UTF-8 text (byte {error.start})") from None

@@ -59,31 +59,30 @@ class Data:
 
 
 def open_data(sources, tokenizer="bpe", vocab_size=32000, *, batch_size, seq_len, seed=42, protocol="packed", share=(0, 1),
-              workers=0, folder=None, tokenizer_file=None, text_field="text", validation_documents=None, corpus=None):
+              workers=0, folder=None, text_field="text", validation_documents=None, corpus=None):
     """A Data from a list of sources: text held in memory (see `load_corpus`), files of documents, a dataset of the Hugging Face
     hub, or a folder that `python -m minisl.data prepare` wrote (see data/README.md).
 
-    tokenizer: bytes, bpe (trained on the data), a tokenizer.json, or a Tokenizer; tokenizer_file: a tokenizer.json to use
-    instead. vocab_size: how many ids the model has. share: (rank, size) of this process, whose rows alone it gets. workers:
-    processes that tokenise a stream. folder: where the ids of a large text are kept while this runs. corpus: the text of the
-    sources, where it was read before. Raises InputError.
+    tokenizer: bytes, bpe (trained on the data), a tokenizer.json, or a Tokenizer. vocab_size: how many ids the model has. share:
+    (rank, size) of this process, whose rows alone it gets. workers: processes that tokenise a stream. folder: where rank 0 keeps
+    the ids of a large text while this runs, the others do in the system's folder for such. corpus: the text of the sources, where
+    it was read before. Raises InputError.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"--protocol {protocol}: unknown; allowed: {', '.join(PROTOCOLS)}")
-    kind = tokenizer_file or tokenizer
     rest = {"batch_size": batch_size, "seq_len": seq_len, "seed": seed, "share": share}
     prepared = None if corpus else open_shards(sources)
     if prepared:
         refuse_held_out(validation_documents, sources)
-        tokenizer = prepared.check_tokenizer(kind, vocab_size)
+        tokenizer = prepared.check_tokenizer(tokenizer, vocab_size)
         return Data(prepared.name, prepared.sha256, tokenizer, prepared.batches(protocol, **rest), prepared.held_out(), protocol,
                     f"{len(prepared):,} training tokens in {prepared.files}")
     source = None if corpus else open_source(sources, text_field)
     if source is None:
         refuse_held_out(validation_documents, sources)
         corpus = corpus or load_corpus(sources)
-        tokenizer = tokenizer_of(kind, lambda: corpus.train, vocab_size)
-        tokens = tokenize(tokenizer, corpus.train, folder)
+        tokenizer = tokenizer_of(tokenizer, lambda: corpus.train, vocab_size)
+        tokens = tokenize(tokenizer, corpus.train, None if share[0] else folder)
         if protocol == "packed":
             batches = Batches(tokens, **rest)
         else:
@@ -92,7 +91,7 @@ def open_data(sources, tokenizer="bpe", vocab_size=32000, *, batch_size, seq_len
         return Data(corpus.name, corpus.sha256, tokenizer, batches, corpus.validation, protocol, words)
     held_out = source.hold_out(validation_documents)
     try:
-        tokenizer = tokenizer_of(kind, lambda: first_documents(source, seed, held_out), vocab_size)
+        tokenizer = tokenizer_of(tokenizer, lambda: first_documents(source, seed, held_out), vocab_size)
     finally:
         source.close()
     batches = Stream(source, tokenizer, protocol=protocol, workers=workers, held_out=held_out, **rest)

@@ -1,11 +1,15 @@
-"""Files of documents that are read as a stream: JSON lines (plain, gzip, zstd) and Parquet. One record at a time is in memory,
-of Parquet a few hundred."""
+"""The files that `--data` names, and those among them that are read as a stream: JSON lines (plain, gzip, zstd) and Parquet. One
+record at a time is in memory, of Parquet a few hundred."""
 
+import glob
 import gzip
 import importlib
 import json
+import os
+import re
 import zlib
 from itertools import count
+from pathlib import Path
 
 from minisl.errors import InputError
 
@@ -16,6 +20,38 @@ LONGEST = 1 << 26  # bytes of a line: beyond it a file is taken to be something 
 def is_stream(path):
     """Is this a file of many documents, by its ending?"""
     return str(path).lower().endswith(ENDINGS)
+
+
+def find_files(source):
+    """The regular files that a source names: itself, those of a folder that are not hidden, or a glob's; sorted, [] without any.
+
+    Raises InputError for a name that the system does not take, and one of a pipe or device.
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
+        paths = [path] if path.exists() else sorted(p for p in matches(path) if p.is_file())
+    except (OSError, ValueError, re.error) as error:  # a name that is too long, links in a circle, a NUL
+        raise InputError(f"--data {source}: {getattr(error, 'strerror', None) or error}") from None
+    if paths == [path] and not path.is_file():  # a pipe waits for who writes to it, /dev/zero never ends
+        raise InputError(f"--data {source}: must be a regular file; save what a pipe or device gives to one")
+    return paths
+
+
+def matches(pattern):
+    """The paths that a pattern names, as a set. ** is every folder below; links to folders are not followed there: two that lead
+    upwards would be followed for ever."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return set(map(Path, glob.glob(str(pattern))))
+    here = parts.index("**")
+    found, rest = set(), parts[here + 1:] or ("*",)
+    for top in glob.glob(str(Path(*parts[:here]))):
+        for where, folders, _ in os.walk(top):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            found |= matches(Path(glob.escape(where), *rest))
+    return found
 
 
 def needed(module, path, what):

@@ -9,7 +9,7 @@ validation.jsonl the held-out documents, as text
 import hashlib
 import json
 import os
-import shutil
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from minisl.data.stream import CHARACTERS, DOCUMENTS
 from minisl.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from minisl.data.workers import Pool, encode_here
 from minisl.errors import InputError
+from minisl.files import new_folder, sha256
 
 FORMAT = "minisl shards 1"
 SHARD_TOKENS = 1 << 26
@@ -34,49 +35,31 @@ def prepare(sources, out, kind, vocab_size, shard_tokens=SHARD_TOKENS, workers=0
             say=lambda tokens: None):
     """Write the sources' documents, in order, as shards of at least `shard_tokens` to the folder `out`; returns its index.
 
-    All is written to OUT.preparing, which takes the name OUT once it is complete and on disk. Raises InputError where OUT is
-    not empty.
+    All is written to OUT.preparing, which takes the name OUT once it is complete and on disk: see `new_folder`, which also says
+    what OUT may be. Raises InputError.
     """
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is not an empty folder; choose another")
-    source = open_source(sources, field)
-    if source is None:
-        corpus = load_corpus(sources)
-        documents, held_out = corpus.train, corpus.validation
-        if validation_documents is not None:
-            raise InputError("--validation-documents: only for streams; every 20th text file is held out")
-    else:
-        held_out = source.hold_out(HELD_OUT if validation_documents is None else validation_documents)
-        documents = in_order(source, held_out)
-    tokenizer = make_tokenizer(kind, sample(documents if source is None else in_order(source, held_out)), vocab_size)
-    temporary = out.with_name(out.name + ".preparing")
-    try:
-        temporary.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"--out {out}: {temporary} is there: another process is writing it, or was killed while it did "
-                         "(then remove it)") from None
-    try:
-        write(temporary / "tokenizer.json", tokenizer.to_json().encode())
+    with new_folder(out, "--out") as draft:
+        source = open_source(sources, field)
+        if source is None:
+            corpus = load_corpus(sources)
+            documents, held_out = corpus.train, corpus.validation
+            if validation_documents is not None:
+                raise InputError("--validation-documents: only for streams; every 20th text file is held out")
+        else:
+            held_out = source.hold_out(HELD_OUT if validation_documents is None else validation_documents)
+            documents = in_order(source, held_out)
+        tokenizer = make_tokenizer(kind, sample(documents if source is None else in_order(source, held_out)), vocab_size)
+        (draft / "tokenizer.json").write_bytes(tokenizer.to_json().encode())
         lines = [json.dumps({"text": text}) + "\n" for text in held_out]
-        write(temporary / "validation.jsonl", "".join(lines).encode())
+        (draft / "validation.jsonl").write_bytes("".join(lines).encode())
         feed = encode_here(tokenizer, chunks(documents)) if not workers else Pool(tokenizer, chunks(documents), workers)
-        try:
-            shards = write_shards(temporary, (ids for _, many in feed for ids in many), tokenizer, shard_tokens, say)
-        finally:
-            feed.close()
+        with closing(feed):
+            shards = write_shards(draft, (ids for _, many in feed for ids in many), tokenizer, shard_tokens, say)
         index = {"format": FORMAT, "name": " ".join(sources), "vocab_size": tokenizer.vocab_size,
                  **{name: sum(shard[name] for shard in shards) for name in COUNTS},
                  "validation_documents": len(held_out), "shards": shards,
-                 "sha256": {name: sha256(temporary / name) for name in ("tokenizer.json", "validation.jsonl")}}
-        write(temporary / "index.json", (json.dumps(index, indent=1) + "\n").encode())
-        if out.exists():
-            out.rmdir()
-        os.rename(temporary, out)
-        sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+                 "sha256": {name: sha256(draft / name) for name in ("tokenizer.json", "validation.jsonl")}}
+        (draft / "index.json").write_bytes((json.dumps(index, indent=1) + "\n").encode())
     return index
 
 
@@ -119,10 +102,7 @@ def write_shards(folder, many, tokenizer, shard_tokens, say):
     def flush():
         files = dict(zip(COUNTS, (path(folder, name, len(shards)) for name in COUNTS)))
         for name, array in zip(COUNTS, (np.concatenate(parts).astype(dtype), np.array(starts, np.int64))):
-            with open(files[name], "wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
+            np.save(files[name], array)
         shards.append({"tokens": size, "documents": len(starts), "sha256": {n: sha256(p) for n, p in files.items()}})
 
     mark = np.array([tokenizer.end], np.uint32)
@@ -145,30 +125,10 @@ def path(folder, name, number):
     return folder / f"{name}-{number:05}.npy"
 
 
-def write(file, content):
-    with open(file, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def sync_folder(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sha256(file):
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def open_shards(sources):
     """A Prepared where `--data` is a folder of shards, else None. Raises InputError."""
-    folders = [source for source in sources if source and (Path(source) / "index.json").is_file()
-               and (Path(source) / "tokenizer.json").is_file()]
+    names = "index.json", "tokenizer.json"
+    folders = [source for source in sources if source and all(os.path.isfile(os.path.join(source, name)) for name in names)]
     if not folders:
         return None
     if len(sources) > 1:

@@ -1,6 +1,5 @@
 """What `--data` names: text that is held in memory, or shards of documents that are read as a stream."""
 
-import glob
 import hashlib
 import json
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from minisl.backend import generator
 from minisl.data import hub
 from minisl.data.corpora import HOLD_OUT
-from minisl.data.files import ENDINGS, is_stream, read_records
+from minisl.data.files import ENDINGS, find_files, is_stream, read_records
 from minisl.errors import InputError
 
 HELD_OUT = 1000  # documents of a stream that are kept for validation
@@ -131,15 +130,11 @@ def open_dataset(name, dataset, config, field):
 def paths_of(source):
     """The files of one source that are streamed, sorted; [] where it is something else.
 
-    Raises InputError for a folder or a glob of both kinds.
+    Raises InputError for a folder or a glob of both kinds, and as `find_files` does.
     """
-    path = Path(source)
     if not source:
         return []
-    if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
-    else:
-        paths = [path] if path.exists() else sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
+    path, paths = Path(source), find_files(source)
     streamed = [p for p in paths if is_stream(p)]
     if streamed and len(streamed) < len(paths):
         other = next(p for p in paths if not is_stream(p))

@@ -217,5 +217,5 @@ class Stream:
             state = self.state()
             feed, self.feed = self.feed, None
             feed.close()
-            self.source.close()
             self._set({name: state[name] for name in (*START, "skip", "next")})
+        self.source.close()  # also where the feed could not be begun

@@ -42,12 +42,17 @@ class Pool:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
                "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"}
         self.chunks, self.states, self.closed = chunks, queue.Queue(AHEAD * workers), threading.Event()
-        self.workers = [subprocess.Popen([sys.executable, "-P", "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         env=env, start_new_session=True)  # Ctrl-C is for the parent
-                        for _ in range(workers)]
         settings = tokenizer.to_json().encode()
         self.thread = threading.Thread(target=self._feed, args=(settings, limit or 0), name="minisl-data", daemon=True)
-        self.thread.start()
+        self.workers = []
+        try:
+            for _ in range(workers):
+                self.workers.append(subprocess.Popen([sys.executable, "-P", "-c", SERVE], stdin=subprocess.PIPE,
+                                                     stdout=subprocess.PIPE, env=env, start_new_session=True))  # Ctrl-C is ours
+            self.thread.start()
+        except BaseException:  # there may be too many processes already
+            self.close()
+            raise
 
     def _feed(self, settings, limit):
         try:
@@ -102,7 +107,8 @@ class Pool:
         self.closed.set()
         for worker in self.workers:
             worker.kill()
-        self.thread.join(60)
+        if self.thread.is_alive():
+            self.thread.join(60)
         for worker in self.workers:
             worker.wait()
             worker.stdout.close()

@@ -38,22 +38,26 @@ def sl_settings(folder):
               and name.removesuffix("lora_A") + "sparse_index" in weights]
     if not layers:
         return {}
-    ranks, counts, given = set(), set(), written(folder)
+    ranks, counts = set(), set()
     for layer in layers:
         (m, r), (_, n), (nnz,), _ = factor_shapes(weights, layer)
         ranks.add(r)
         counts.add((nnz, m * n))
-    delta, learned = density(counts, given.get("delta")), {f"{layer}.scaling" in weights for layer in layers}
+    delta, learned = density(counts, written(folder).get("delta")), {f"{layer}.scaling" in weights for layer in layers}
     if len(ranks) > 1 or delta is None or len(learned) > 1:
         raise InputError(f"{folder}: the matrices differ in rank, density or having a learned scale; one of each for "
                          "all of them is understood")
     found = {"rank": ranks.pop(), "delta": delta, "learned_scale": learned.pop()}
-    alpha = given.get("alpha")
-    if alpha is None:
-        return found
-    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+    alpha = alpha_of(folder)
+    return found if alpha is None else found | {"alpha": alpha}
+
+
+def alpha_of(folder):
+    """alpha as a config in the folder has it, or None. Raises InputError unless it is a positive number."""
+    alpha = written(folder).get("alpha")
+    if alpha is not None and (type(alpha) not in (int, float) or not 0 < alpha < math.inf):
         raise InputError(f"{folder}: alpha is {alpha!r}; it must be a positive number")
-    return found | {"alpha": float(alpha)}
+    return alpha if alpha is None else float(alpha)
 
 
 def written(folder):
@@ -92,11 +96,14 @@ def factor_shapes(weights, layer):
 def adopt(settings, given):
     """Take over what the SLTrain factors in `settings.from_hf` decide. given: names of the flags that were typed.
 
-    settings: with the attributes from_hf, method, rank, delta, alpha, learned_scale; changed in place. Raises InputError where a
-    typed flag says something else, or nothing says alpha.
+    settings: with the attributes from_hf, method, rank, delta, alpha, learned_scale; changed in place, for the methods that keep
+    B, A and S. Raises InputError where a typed flag says something else, or nothing says alpha: so `start_from` may take
+    settings.alpha for that of the factors where no config says it.
     """
-    found = sl_settings(settings.from_hf) if settings.method in SL_METHODS else {}
-    if found and "alpha" not in found and "alpha" not in given:
+    keeps = settings.method in SL_METHODS
+    found = sl_settings(settings.from_hf) if keeps else {}
+    without = "alpha" not in found if found else not keeps and unscaled(settings.from_hf)
+    if without and "alpha" not in given:
         raise InputError(f"--from-hf {settings.from_hf}: holds factors B, A and S, and no config there says alpha; give --alpha")
     for name, value in found.items():
         if name in given and getattr(settings, name) != value:
@@ -105,14 +112,21 @@ def adopt(settings, given):
         setattr(settings, name, value)
 
 
-def product(weights, path, folder):
-    """W = s B A + S (out, in) of a checkpoint's factors."""
+def unscaled(folder):
+    """Does a folder hold factors whose scale is neither learned nor follows from an alpha that is written there?"""
+    weights = read_weights(folder)
+    layers = [name.removesuffix(".lora_A") for name in weights if name.endswith(".lora_A")]
+    return any(f"{layer}.scaling" not in weights for layer in layers) and alpha_of(folder) is None
+
+
+def product(weights, path, folder, alpha=None):
+    """W = s B A + S (out, in) of a checkpoint's factors. alpha: where no config in the folder says it."""
     B, A, index, v = (weights[f"{path}.{part}"] for part in PARTS)
     if f"{path}.scaling" in weights:
         scale = np.tanh(one_number(weights, f"{path}.scaling"))
     else:
-        alpha = written(folder).get("alpha")
-        if type(alpha) not in (int, float):
+        alpha = alpha_of(folder) or alpha
+        if alpha is None:
             raise InputError(f"{folder}: holds factors B, A and S, and no config there says alpha, without which there is no W")
         scale = alpha / len(A)
     W = scale * B @ A

@@ -17,11 +17,12 @@ from minisl.nn import Llama
 DECOMPOSE = ("random", "largest")
 
 
-def start_from(model, folder, decompose=None, rng=None):
+def start_from(model, folder, decompose=None, rng=None, alpha=None):
     """Put the weights of a folder into a model on the CPU, built of any method with `read_config(folder)`.
 
     decompose: "random" keeps the model's support, "largest" takes the positions where |W - s B A| is largest; for matrices that
     are factors here and dense there. rng: a Generator, for methods that draw when they start from a W.
+    alpha: of factors that are multiplied out, where no config in the folder says it.
     Returns matrix type -> |W - W'| / |W| (Frobenius, over all layers), for the decomposed ones.
     Raises InputError: a tensor is missing, too many, of a wrong shape, or no starting point for this method. What shapes can tell
     is told before the first weight is read.
@@ -38,7 +39,7 @@ def start_from(model, folder, decompose=None, rng=None):
         elif name not in weights and isinstance(layers[path], SLLinear):
             copy_factors(layers[path], weights, path)
         else:
-            W = weights[name] if name in weights else product(weights, path, folder)
+            W = weights[name] if name in weights else product(weights, path, folder, alpha)
             where = weights.say(name if name in weights else f"{path}.lora_A")
             lost = place(layers[path], W.astype(params["model.embed_tokens.weight"].dtype, copy=False), decompose, rng, where)
             if lost is not None:

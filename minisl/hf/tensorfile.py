@@ -123,8 +123,6 @@ def write(path, tensors, metadata):
         for name in order:
             dtype, shape, array = tensors[name]
             file.write(stored(array(), dtype, name).reshape(shape).data if math.prod(shape) else b"")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def itemsize(dtype):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import tokenizers
 
 import minisl
-from minisl.data import Batches, load_corpus, load_documents, make_tokenizer, tokenize, validation_batches
+from minisl.data import Batches, load_corpus, load_documents, make_tokenizer, open_data, tokenize, validation_batches
 from minisl.data.tokenizers import END, Tokenizer, load_tokenizer
 from minisl.errors import InputError
 
@@ -194,6 +195,19 @@ def test_memory_mapped_tokens_equal_those_in_memory(bpe, docs, tmp_path, monkeyp
 
 
 # Batches
+
+
+
+@pytest.mark.parametrize(("share", "mine"), [((0, 1), True), ((0, 3), True), ((2, 3), False)])
+def test_only_the_first_process_writes_to_the_folder(tmp_path, monkeypatch, share, mine):
+    """Each of the others had a file of all the ids there, too."""
+    asked, right = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: asked.append(dir) or right(dir=dir))
+    monkeypatch.setattr(tokenize, "__defaults__", (None, 100))  # characters in memory
+    (tmp_path / "a.txt").write_text("a line of text\n" * 40)
+    data = open_data([str(tmp_path / "a.txt")], "bytes", 257, batch_size=3, seq_len=8, share=share, folder=tmp_path)
+    assert asked[0] == (tmp_path if mine else None)
+    assert data.batches(0)[0].shape == (3 // share[1], 8)
 
 
 def sequences(batches, k):

@@ -18,6 +18,7 @@ import pytest
 from mutation import mutant_tests
 
 import minisl
+from minisl import files
 from minisl.backend import generator
 from minisl.command import run_command
 from minisl.data import __main__ as command
@@ -244,11 +245,20 @@ def test_command(tmp_path, capsys):
     assert run(capsys, "prepare", folder(), "--out", tmp_path / "empty", *flags)[0] == 0, "an empty folder may be there"
 
 
+def test_into_the_folder_where_we_are(tmp_path, monkeypatch, capsys):
+    """Its name is empty, which was a ValueError."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(capsys, "prepare", folder(), "--out", ".", "--tokenizer", "bytes", "--validation-documents", 10)[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+    assert len(Prepared(tmp_path / "here")) > 0
+
+
 def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
     real = np.save
 
     def full(file, array):
-        if "documents-00002" in str(file.name):
+        if "documents-00002" in file.name:
             raise OSError(28, "No space left on device")
         real(file, array)
 
@@ -258,9 +268,9 @@ def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_killed_half_way_nothing_has_the_name(tmp_path, end):
-    """And Ctrl-C leaves nothing at all."""
+    """And what can be answered leaves nothing at all."""
     with open(tmp_path / "a.jsonl", "w") as file:
         for _ in range(100):
             file.writelines(json.dumps({"text": f"{text} {os.urandom(400).hex()}"}) + "\n" for text in DOCUMENTS)
@@ -272,7 +282,7 @@ def test_killed_half_way_nothing_has_the_name(tmp_path, end):
         time.sleep(0.01)
     child.send_signal(end)
     _, err = child.communicate(timeout=30)
-    assert child.returncode == (130 if end == signal.SIGINT else -end), err
+    assert child.returncode == (-end if end == signal.SIGKILL else 130), err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.preparing").exists() == (end == signal.SIGKILL)
@@ -290,7 +300,7 @@ test_rejects = mutant_tests([
     (shards.write_shards, "if parts:", "if False:"),
     (shards.in_order, "digest(text) not in hashes", "True"),
     (shards.chunks, "if texts:", "if False:"),
-    (shards.prepare, "os.rename(temporary, out)", "shutil.copytree(temporary, out)"),
+    (files.new_folder.__wrapped__, "os.rename(draft, path)", "shutil.copytree(draft, path)"),
     (Prepared.__getitem__, "start += len(parts[-1])", "start = stop"),
     (Prepared.__getitem__, "stop - first", "stop"),
     (Prepared.document, '"right"', '"left"'),

@@ -311,6 +311,31 @@ def test_worker_that_dies_is_one_line(victim):
     assert not threads()
 
 
+def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch):
+    """Of two, the first ran on, and the source stayed open."""
+    begun, right, data, other = [], subprocess.Popen, opened(workers=2), opened()
+    words(other, 40)
+    data.batches.restore(other.batches.state())
+
+    def failing(*args, **kwargs):
+        if begun:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        begun.append(right(*args, **kwargs))
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", failing)
+    with pytest.raises(BlockingIOError):
+        data.batches(40)
+    assert begun[0].returncode is not None
+    assert begun[0].stdin.closed
+    assert data.batches.source.records is None
+    assert not threads()
+    monkeypatch.undo()
+    assert equal(data.batches(40), other.batches(40)), "it can be tried again"
+    data.close()
+    other.close()
+
+
 def test_bad_line_is_named_through_a_worker(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(DOCUMENTS[:300]) + b'{"text": 3}\n')
     data = open_data([str(tmp_path / "a.jsonl")], byte_level(), 257, workers=2, **SIZES)

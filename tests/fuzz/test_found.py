@@ -16,7 +16,7 @@ from minisl import checkpoint, generate, train
 from minisl.command import run_command
 from minisl.compare.grid import checked
 from minisl.config import Settings, parse
-from minisl.data import load_corpus, load_documents, load_tokenizer, make_tokenizer
+from minisl.data import load_corpus, load_documents, load_tokenizer, make_tokenizer, open_data
 from minisl.errors import InputError
 from minisl.methods import Method
 from minisl.nn import Llama, LlamaConfig
@@ -142,14 +142,26 @@ def test_tokenizers_that_panic_or_ask_for_gigabytes(tmp_path, parts, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("source", ["/dev/zero", "PIPE", "SOCKET", "LOOP", "a/" * 3000, "x" * 300])
-def test_data_that_never_ends_or_has_no_name(tmp_path, monkeypatch, source):
+def opened(sources):
+    return open_data(sources, "bytes", 257, batch_size=2, seq_len=8)
+
+
+@pytest.mark.parametrize("source", ["/dev/zero", "PIPE", "PIPE.jsonl", "ZERO.jsonl.gz", "SOCKET", "LOOP", "a/" * 3000, "x" * 300,
+                                    "x" * 300 + ".jsonl"])
+@pytest.mark.parametrize("read", [load_corpus, opened])
+def test_data_that_never_ends_or_has_no_name(tmp_path, monkeypatch, source, read):
+    """`open_data` asked for x.../index.json first, and waited for a pipe with a stream's name."""
     monkeypatch.chdir(tmp_path)
     os.mkfifo("PIPE")
+    os.mkfifo("PIPE.jsonl")
     os.symlink("LOOP", "LOOP")
+    os.symlink("/dev/zero", "ZERO.jsonl.gz")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("SOCKET")
-    refused(load_corpus, [source], word=f"--data {source}")
+    refused(read, [source], word=f"--data {source}: ")
+    with pytest.raises(InputError, match=r"^--data (?!.*--data)"):
+        read([source])
+    assert run(train.main, ["--tiny", "--steps=1", f"--data={source}", "--tokenizer=bytes", "--vocab-size=257"], tmp_path) == 2
 
 
 def test_links_that_lead_upwards_and_a_glob(tmp_path):
@@ -163,7 +175,11 @@ def test_links_that_lead_upwards_and_a_glob(tmp_path):
         (tmp_path / "in" / name).symlink_to("..")
     for pattern in ("**", "**/*", "**/*.txt", "**/**/*.txt"):
         assert accepted(load_documents, [f"{tmp_path}/{pattern}"]) == (True, ["a\n" * 30, "b\n" * 30])
+        assert accepted(opened, [f"{tmp_path}/{pattern}"])[1].sha256 == load_corpus([str(tmp_path)]).sha256
     assert accepted(load_documents, [f"{tmp_path}/*/**/b.txt"]) == (True, ["b\n" * 30])
+    for n in range(20):
+        (tmp_path / "in" / "deep" / f"{n}.jsonl").write_text(json.dumps({"text": "a document"}) + "\n")
+    assert len(accepted(opened, [f"{tmp_path}/**/*.jsonl"])[1].batches.source.shards) == 20
 
 
 def test_a_long_complaint_is_cut(capsys):

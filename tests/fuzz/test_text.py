@@ -13,7 +13,7 @@ from fuzz_checks import VALUES, accepted, as_json, damaged, edited, examples, mu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisl.data import corpora, load_corpus, load_documents, load_tokenizer, make_tokenizer, tokenize, tokenizers
+from minisl.data import corpora, files, load_documents, load_tokenizer, make_tokenizer, open_data, tokenize, tokenizers
 
 TEXT = "The quick brown fox: naïve café, 東京, 🙂\n\tdef f(x): return x ** 2\n" * 3
 PARTS = {  # what a tokenizer.json of another library may have, which ours have not
@@ -163,12 +163,13 @@ def test_text_is_refused_in_a_line_or_read(root, parts, how, words):
             place(folder, *part)
         sources = {"folder": [str(folder)], "each": [str(folder / name) for _, name, _ in parts] or [str(folder)],
                    "glob": [f"{folder}/**/*"], "words": [w for w in words if not w.startswith(".")] or ["x"]}[how]
-        good, corpus = accepted(load_corpus, sources)
+        good, data = accepted(open_data, sources, "bytes", 257, batch_size=1, seq_len=4)
         if good:
-            documents = [*corpus.train, *corpus.validation]
-            assert all(isinstance(d, str) for d in documents)
-            accepted(tokenize, make_tokenizer("bytes", [], 257), documents)
-        accepted(load_documents, sources)
+            assert data.validation_bytes
+            with data:
+                accepted(data.batches, 0)
+        good, documents = accepted(load_documents, sources)
+        assert not good or all(isinstance(d, str) for d in documents)
     finally:
         shutil.rmtree(folder)
 
@@ -179,9 +180,9 @@ def test_rejects_a_tokenizer(mutant, path, killed):
     must_notice(mutant, lambda: over(tokenizer_files(), lambda content: check_tokenizer(path, content), 1000), killed)
 
 
-@wrong((corpora.read_text, "not path.is_file()", "False"),
+@wrong((files.find_files, "not path.is_file()", "False"),
        (corpora.read_text, "except UnicodeDecodeError as error", "except KeyError as error"),
-       (corpora.read, "(OSError, ValueError, re.error)", "KeyError"))
+       (files.find_files, "(OSError, ValueError, re.error)", "KeyError"))
 def test_rejects_text(mutant, root, killed):
     must_notice(mutant, lambda: test_text_is_refused_in_a_line_or_read(root=root), killed)
 
