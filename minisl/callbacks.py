@@ -140,7 +140,7 @@ class LivePlot:
             return
         png = loss_png(self.records, self.title)
         if self.path:
-            from minisl.checkpoint import replacing
+            from minisl.files import replacing
 
             with replacing(self.path) as [temporary]:
                 temporary.write_bytes(png)

@@ -13,13 +13,12 @@ A checkpoint is written under another name, brought to the disk (fsync) file by 
 disk at any moment leaves the ones before as they were.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from safetensors.numpy import save_file
 from minisl.config import Settings
 from minisl.data import make_tokenizer
 from minisl.errors import InputError
+from minisl.files import sha256, to_disk
 from minisl.methods import build_model
 from minisl.nn.config import LlamaConfig, read_json
 
@@ -42,43 +42,6 @@ ASIDE = "damaged-"  # before the name of a checkpoint that was passed over
 
 
 # Writing
-
-
-@contextmanager
-def replacing(*paths):
-    """Temporary paths beside `paths`, which take their places when the block ends well, once all are complete and on disk."""
-    temporaries = [Path(p).with_name(f".{Path(p).name}.{os.getpid()}") for p in paths]
-    try:
-        yield temporaries
-        for temporary in temporaries:
-            to_disk(temporary)
-        for temporary, path in zip(temporaries, paths):
-            os.replace(temporary, path)
-        for folder in {Path(p).parent for p in paths}:
-            to_disk(folder)
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
-
-
-def to_disk(path):
-    """fsync a file, or a folder's list of names."""
-    if os.name == "nt" and Path(path).is_dir():
-        return  # Windows cannot, and need not
-    descriptor = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path, text):
-    with replacing(path) as [temporary]:
-        temporary.write_text(text, "utf-8")
-
-
-def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def save(run, config, tokenizer, model, moments, state):
@@ -121,11 +84,6 @@ def save(run, config, tokenizer, model, moments, state):
 def sums(folder):
     """The text of SHA256SUMS."""
     return "".join(f"{sha256(folder / name)}  {name}\n" for name in FILES)
-
-
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prune(run, keep, best=None):

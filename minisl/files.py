@@ -1,6 +1,7 @@
 """Files and folders that are never half there: written under another name, brought to the disk (fsync), and then renamed."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -98,6 +99,15 @@ def ended_as_by_ctrl_c():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def write_text(path, text):
+    with replacing(path) as [temporary]:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def to_disk(path):

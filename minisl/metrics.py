@@ -6,8 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from minisl.checkpoint import replacing, to_disk
 from minisl.errors import InputError
+from minisl.files import replacing, to_disk
 
 
 class Metrics:

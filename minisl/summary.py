@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from minisl import checkpoint
+from minisl import files
 from minisl.backend import generator
 from minisl.errors import InputError
 from minisl.generate import generate
@@ -17,7 +17,7 @@ def draw_loss(run, records, title):
     try:
         from minisl.plot import loss_figure
 
-        with checkpoint.replacing(run / "loss.png") as [path]:
+        with files.replacing(run / "loss.png") as [path]:
             loss_figure(path, records, title)
     except OSError as error:
         print(f"no loss.png: {error.strerror or error}", file=sys.stderr)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import minisl
-from minisl import checkpoint, hf, kernels, methods, optim, runs, summary
+from minisl import checkpoint, files, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
 from minisl.callbacks import Callbacks, TensorBoard
@@ -76,7 +76,7 @@ class Trainer:
         """Model and optimizer as they start. from_hf: a folder with the weights to start from."""
         s = self.settings
         self.model = self.method.build(self.config, generator(s.seed, "init"), s.dtype)
-        if from_hf and (errors := hf.start_from(self.model, from_hf, s.decompose, generator(s.seed, "from_hf"))):
+        if from_hf and (errors := hf.start_from(self.model, from_hf, s.decompose, generator(s.seed, "from_hf"), s.alpha)):
             self.say(hf.words(errors), file=sys.stdout)
         self.model.to(self.xp)
         self.model.model.activation_checkpointing = s.activation_checkpointing
@@ -278,7 +278,7 @@ class Trainer:
         summary.draw_loss(self.run, read_metrics(self.metrics.path), title)
         if self.at["step"] == s.steps:
             text = summary.sample(self.model, self.data.tokenizer, s.seed)
-            checkpoint.write_text(self.run / "sample.txt", text + "\n")
+            files.write_text(self.run / "sample.txt", text + "\n")
             summary.show(self.run, self.model, self.xp, self.metrics.last, self.tokens_per_second, text, best)
         else:
             print(f"stopped at step {self.at['step']}, saved; go on with: python -m minisl.train --resume "

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutation import mutated, rejected, title
 
-from minisl import checkpoint, lock, plot
+from minisl import files, lock, plot
 from minisl.command import run_command
 from minisl.compare import grid, weigh
 from minisl.errors import InputError
@@ -269,7 +269,7 @@ def runs_made_up(patch):
 
     def one_run(settings, run, keep_weights):
         Path(run).mkdir(parents=True)
-        checkpoint.write_json(Path(run) / "result.json", result | {"val_loss": 4 + settings.lr})
+        files.write_json(Path(run) / "result.json", result | {"val_loss": 4 + settings.lr})
         return result | {"val_loss": 4 + settings.lr}
 
     patch.setattr(grid, "ProcessPoolExecutor", Inline)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mutation import mutant_tests
 
-from minisl import checkpoint, metrics, runs
+from minisl import checkpoint, files, metrics, runs
 from minisl.config import Settings, settings_from
 from minisl.data import make_tokenizer
 from minisl.errors import InputError
@@ -181,7 +181,7 @@ def check_set_aside(folder):
 def check_replacing(folder):
     """Each on the disk before it takes its place, none where the block fails."""
     run = new(folder)
-    with suppress(ZeroDivisionError), checkpoint.replacing(run / "a", run / "b") as [a, b]:
+    with suppress(ZeroDivisionError), files.replacing(run / "a", run / "b") as [a, b]:
         a.write_text("1")
         b.write_text(str(1 / 0))
     assert not list(run.iterdir())
@@ -189,7 +189,7 @@ def check_replacing(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda fd: (events.append("disk"), fsync(fd))[1])
         patch.setattr(os, "replace", lambda a, b: (events.append("name"), replace(a, b))[1])
-        checkpoint.write_json(run / "a", {"x": 1})
+        files.write_json(run / "a", {"x": 1})
     assert events == ["disk", "name", "disk"]
     assert [p.name for p in run.iterdir()] == ["a"]
     assert json.loads((run / "a").read_text()) == {"x": 1}
@@ -261,7 +261,7 @@ def all_checks():
     return [lambda check=check: within(check) for check in CHECKS]
 
 
-SAVE, FIND, INIT, REPLACING = checkpoint.save, checkpoint.find, checkpoint.Checkpoint.__init__, checkpoint.replacing.__wrapped__
+SAVE, FIND, INIT, REPLACING = checkpoint.save, checkpoint.find, checkpoint.Checkpoint.__init__, files.replacing.__wrapped__
 test_mutants = mutant_tests([
     (SAVE, 'for name in (*FILES, SUMS, ""):', 'for name in (*FILES, SUMS):'),
     (SAVE, 'for name in (*FILES, SUMS, ""):', 'for name in ("state.json",):'),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_train import ROOT, assert_same_run, at_step, job, listing, quick_figure, read, resume, run_job, steps, tensors  # noqa: F401
 
-from minisl import checkpoint, metrics, summary, train
+from minisl import checkpoint, files, metrics, summary, train
 from minisl.command import run_command
 from minisl.errors import InputError
 from minisl.lock import alone_in
@@ -278,7 +278,7 @@ def test_damaged_runs_go_on_to_the_same_end_or_say_why_not(tmp_path, straight, c
 def test_no_file_of_a_checkpoint_names_a_path(straight):
     """SHA256SUMS is compared, not followed: a name in it that leads elsewhere is damage."""
     text = checkpoint.sums(straight / "step-00000012")
-    assert text.splitlines() == [f"{checkpoint.sha256(straight / 'step-00000012' / name)}  {name}" for name in checkpoint.FILES]
+    assert text.splitlines() == [f"{files.sha256(straight / 'step-00000012' / name)}  {name}" for name in checkpoint.FILES]
 
 
 # Signals, clocks, company

@@ -115,7 +115,7 @@ def report(sections, out):
         say("")
         found[name] = questions[name](machine, say)
     if out:
-        from minisl.checkpoint import write_text
+        from minisl.files import write_text
         from minisl.plot import layer_figure, scaling_figure, timeline_figure
 
         figures = {"layer": layer_figure, "scaling": scaling_figure, "distributed": timeline_figure}

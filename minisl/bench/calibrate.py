@@ -7,8 +7,8 @@ from scipy.optimize import nnls
 
 from minisl.bench.layer import problem, sl_layer
 from minisl.bench.measure import in_turn
-from minisl.checkpoint import replacing
 from minisl.errors import InputError
+from minisl.files import replacing
 from minisl.kernels import cost
 
 GRID = [(n, width, out, r, delta) for width, out, r in ((128, 344, 32), (512, 512, 128), (512, 1376, 128), (768, 768, 256))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minisl import checkpoint, plot
+from minisl import files, plot
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.compare.grid import PROGRAM, Comparison, Entry
@@ -91,11 +91,11 @@ def compare(args, argv, entries, job, out, started):
         print(f"stopped, and saved; the same command goes on (--out {out})")
         return 130
     rows = comparison.rows(weigh_all([Entry(entry.label, job) for entry in entries], out, say))
-    checkpoint.write_json(out / "compare.json", {"command": shlex.join(["python", "-m", "minisl.compare", *argv]), "rows": rows})
-    checkpoint.write_text(out / "compare.md", report(rows))
+    files.write_json(out / "compare.json", {"command": shlex.join(["python", "-m", "minisl.compare", *argv]), "rows": rows})
+    files.write_text(out / "compare.md", report(rows))
     trained = [r for r in rows if "lr" in r]
     if trained:
-        with checkpoint.replacing(out / "perplexity.png", out / "curves.png") as [circles, curves]:
+        with files.replacing(out / "perplexity.png", out / "curves.png") as [circles, curves]:
             plot.circles_figure(circles, trained)
             plot.curves_figure(curves, trained)
     print(f"{report(rows)}\n{out} holds compare.json and compare.md{', perplexity.png and curves.png' if trained else ''} "
@@ -111,7 +111,7 @@ def remember(out, settings, seconds):
         raise InputError(f"--out {out}: holds a comparison with --{name.replace('_', '-')} {before.get(name)}, this one has "
                          f"{job[name]}; choose another folder")
     if not (out / "job.json").exists():
-        checkpoint.write_json(out / "job.json", job)
+        files.write_json(out / "job.json", job)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
-from minisl import checkpoint, kernels, metrics, train
+from minisl import checkpoint, files, kernels, metrics, train
 from minisl.backend import keep_freed_memory
 from minisl.data import load_corpus
 from minisl.errors import NotSavedError, TrainingError
@@ -52,7 +52,7 @@ def one_run(settings, run, keep_weights):
               "curve": [[r["tokens"], r["val_loss"], r["bits_per_byte"]] for r in records if "val_loss" in r]}
     if status == "done":
         result |= {k: records[-1][k] for k in ("tokens", "val_loss", "perplexity", "bits_per_byte")}
-    checkpoint.write_json(run / "result.json", result)
+    files.write_json(run / "result.json", result)
     if not keep_weights:
         for folder in checkpoint.folders(run):
             checkpoint.remove(folder)

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from minisl import checkpoint, kernels
+from minisl import files, kernels
 from minisl.backend import generator
 from minisl.errors import InputError
 from minisl.memory.formula import all_held, estimate
@@ -39,7 +39,7 @@ def weigh_all(entries, out, say, turns=3):
     for label, values in speeds.items():
         found[label]["tokens_per_second"] = statistics.median(values)
     if todo:
-        checkpoint.write_json(path, found)
+        files.write_json(path, found)
     return found
 
 

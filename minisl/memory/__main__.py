@@ -8,7 +8,7 @@
 import sys
 from pathlib import Path
 
-from minisl import checkpoint, kernels
+from minisl import files, kernels
 from minisl.backend import generator
 from minisl.command import Parser, run_command
 from minisl.config import Settings, parse
@@ -105,7 +105,7 @@ def draw(path, rows, title):
     try:
         from minisl.plot import memory_figure
 
-        with checkpoint.replacing(path) as [temporary]:
+        with files.replacing(path) as [temporary]:
             memory_figure(temporary, [r | {"found": at_peak(r["found"])} for r in rows], title)
     except ImportError as error:
         raise InputError(f"--plot {path}: matplotlib does not work here ({error})") from None

@@ -10,7 +10,7 @@ import time
 
 from minisl.bench.cuda import ladders, layer, step
 from minisl.bench.cuda.gpu import Gpu
-from minisl.checkpoint import write_text
+from minisl.files import write_text
 
 QUESTIONS = {"layer": layer.bench, "step": step.bench, "ops": ladders.bench}
 
