@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from mutation import mutated
 
-from minisl import Tensor, distributed, kernels, methods, optim
+from minisl import Tensor, distributed, exchange, kernels, methods, optim
 from minisl.backend import generator
-from minisl.distributed import AgreedError, Alone, Bucket, Exchange, join, owners
+from minisl.distributed import AgreedError, Alone, join
 from minisl.errors import InputError
+from minisl.exchange import Bucket, Exchange, owners
 from minisl.nn import LlamaConfig
 from minisl.parallel import Workers, cores
 
@@ -363,9 +364,9 @@ MUTANTS = [  # and the check that must notice
     (Exchange.own_part, "not self.owner or", "True or", check_resumed_by_others),
     (Exchange.gather_state, "None if self.group.rank else state", "state", check_full),
     (Bucket.views, "begin += p.size", "begin += 1", check_full),
-    (distributed.owners, "-sizes[name]", "sizes[name]", check_owners),
-    (distributed.owners, "key=lambda name: (-sizes[name], name)", "key=lambda name: -sizes[name]", check_owners),
-    (distributed.owners, "held[found[name]] += sizes[name]", "held[found[name]] += 1", check_owners),
+    (exchange.owners, "-sizes[name]", "sizes[name]", check_owners),
+    (exchange.owners, "key=lambda name: (-sizes[name], name)", "key=lambda name: -sizes[name]", check_owners),
+    (exchange.owners, "held[found[name]] += sizes[name]", "held[found[name]] += 1", check_owners),
     (distributed.MPI.total, "self.control.Allreduce(self.library.IN_PLACE, values)", "pass", check_words),
     (distributed.MPI.check_same, "if crc != usual", "if False", check_drift),
     (distributed.MPI.check_same, "crc = zlib.crc32(np", "zlib.crc32(np", check_drift),

@@ -15,7 +15,7 @@ import pytest
 from gpu import needs_compiler
 from mutation import title
 
-from minisl import Tensor, distributed
+from minisl import Tensor, distributed, exchange
 from minisl.bench import __main__ as bench_command
 from minisl.bench import distributed as bench
 from minisl.command import run_command
@@ -223,7 +223,7 @@ def test_more_processes_than_gpus():
 
 def test_one_error_for_bad_combination():
     with pytest.raises(InputError, match="--shard-optimizer: not with --per-layer"):
-        distributed.Exchange(None, [], shard=True, per_layer=True)
+        exchange.Exchange(None, [], shard=True, per_layer=True)
 
 
 # The benchmark
