@@ -169,6 +169,8 @@ def find(path, say=None):
                          + "; no checkpoint is left that is whole")
     if (path / "state.json").is_file():
         raise InputError(f"{path}: was written by minisl 0.4 or earlier, whose runs this version does not read")
+    if (path / "lock").is_file():
+        raise InputError(f"{path}: this run ended before its first checkpoint; begin it again with --out {path}")
     raise InputError(f"{path}: not a run (no checkpoint in it); give a folder that minisl.train wrote to --out")
 
 

@@ -12,7 +12,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Says a default where there is one."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

@@ -167,7 +167,9 @@ class Settings:
         if self.from_hf:
             from minisl import hf
 
-            return hf.read_config(self.from_hf)
+            config = hf.read_config(self.from_hf)
+            config.max_position_embeddings = max(config.max_position_embeddings, self.seq_len)
+            return config
         base = read_config(self.config) if self.config else {}
         config = LlamaConfig.from_dict(base | given, where=self.config or "model")
         if not base.keys() & {"max_position_embeddings", "max_sequence_length"}:
@@ -235,7 +237,7 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
     for f in FLAGS:
         default = f.default if f.default is not MISSING else " ".join(f.default_factory())
         names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]
-        help = f.metadata["help"] + ("" if default in (None, False) else f" (default: {default})")
+        help = f.metadata["help"] + ("" if default is None or default is False else f" (default: {default})")
         plain = {int | None: int, float | None: float, str | None: str, list: str}.get(f.type, f.type)
         kind = {"action": "store_true"} if f.type is bool else {
             "type": plain, "choices": f.metadata["choices"], "metavar": None if f.metadata["choices"] else f.name.upper(),
@@ -261,6 +263,8 @@ def settings_from(given):
     Raises InputError: an unknown flag, a value that cannot be, nothing to train.
     """
     given = dict(given)
+    if isinstance(given.get("data"), str):  # from Python
+        given["data"] = [given["data"]]
     method = given.get("method", Settings.method)
     own = methods.flags(method) if method in methods.available() else {}
     if unknown := sorted(given.keys() - own.keys() - {f.name for f in FLAGS}):
@@ -282,6 +286,9 @@ def settings_from(given):
         hf.adopt(settings, given.keys())
         if "tokenizer" not in given:
             settings.tokenizer = hf.tokenizer_file(settings.from_hf)
+        if settings.decompose and settings.method not in hf.FACTORED:
+            raise InputError(f"--decompose: --method {settings.method} takes a dense W as it is or not at all; it is for "
+                             f"{', '.join(hf.FACTORED)}")
     elif settings.decompose:
         raise InputError("--decompose: only with --from-hf, whose dense weights it makes factors of")
     return settings

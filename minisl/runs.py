@@ -29,6 +29,10 @@ def choose(settings):
     if not settings.out:
         return Path("runs") / f"{max((int(run.name[:3]) for run in runs), default=0) + 1:03d}-{settings.method}"
     run = Path(settings.out)
+    try:
+        run.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise InputError(f"--out {run}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     if run.exists() and not run.is_dir():
         raise InputError(f"--out {run}: cannot be written (it is no folder)")
     if run.is_dir() and not settings.resume:

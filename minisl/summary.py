@@ -8,7 +8,7 @@ import numpy as np
 from minisl import files
 from minisl.backend import generator
 from minisl.errors import InputError
-from minisl.generate import generate
+from minisl.generate import generate, shown
 from minisl.metrics import gpu_memory, peak_memory
 
 
@@ -30,7 +30,7 @@ def sample(model, tokenizer, seed):
     """A text that the model writes, or why there is none."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            return tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(seed, "sample")))
+            return shown(tokenizer.decode_documents(generate(model, [tokenizer.end], 300, generator(seed, "sample"))))
     except InputError as error:
         return f"(none: {error})"
 

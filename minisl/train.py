@@ -69,7 +69,8 @@ class Trainer:
             self.restore(found)
         self.workers = Workers(settings.parts if xp is np else 1)
         self.metrics = Metrics(run / "metrics.jsonl", self.at["step"], self.say) if self.leads else None
-        self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}\n"
+        begun = f", from step {found.state['step']:,}" if found else ""
+        self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}{begun}\n"
                  f"{self.data.words}", file=sys.stdout)
 
     def build(self, from_hf=None):
@@ -244,13 +245,13 @@ class Trainer:
         found, batch = self.group.first(self.last_one), self.at["batch"]
         kept = f"{found.folder.name} is kept" if found else "no checkpoint is left"
         if self.settings.on_nan == "stop" or not found:
-            raise TrainingError(f"step {step}: {wrong}; training stopped, {kept} (try a lower --lr, --clip-norm 1, or --on-nan "
-                                "rollback)")
+            raise TrainingError(f"step {step}: {wrong}; training stopped, {kept} (go on with --on-nan rollback, or begin anew "
+                                "with a lower --lr or --clip-norm 1)")
         before, times = self.rolled_back
         self.rolled_back = found.state["step"], times + 1 if before == found.state["step"] else 1
         if self.rolled_back[1] > ROLLBACKS:
             raise TrainingError(f"step {step}: {wrong}, after {ROLLBACKS} rollbacks to step {before}; training stopped, {kept} "
-                                "(try a lower --lr or --clip-norm 1)")
+                                "(begin anew with a lower --lr or --clip-norm 1)")
         self.build()
         self.restore(found)
         self.at["batch"] = batch

@@ -448,3 +448,17 @@ def test_too_little_memory_is_one_line_and_code_1(capsys, tmp_path):
     [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("no Numba kernels")]
     assert (code, line.split()[:4]) == (1, ["error:", "Unable", "to", "allocate"])
     assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_run_that_never_saved(capsys, tmp_path):
+    (tmp_path / "lock").write_text("7\n")
+    refuse(capsys, train, ["--resume", tmp_path], "ended before its first checkpoint; begin it again with --out")
+
+
+def test_out_with_a_name_that_is_too_long(capsys, tmp_path):
+    refuse(capsys, train, job(tmp_path, out="x" * 300), "--out xxx", "cannot be written (File name too long)")
+
+
+def test_decompose_for_a_method_without_factors(capsys, tmp_path, runs):
+    folder = runs / "full" / "step-00000003"
+    refuse(capsys, train, [f"--from-hf={folder}", "--method=full", "--decompose=random"], "--decompose", "it is for sltrain")

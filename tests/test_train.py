@@ -40,7 +40,7 @@ def job(folder, **changes):
                                                    "num_attention_heads": 2, "vocab_size": 257}))
     flags = {"config": folder / "model.json", "data": folder / "text.txt", "tokenizer": "bytes", "seq_len": 16, "batch_size": 4,
              "rank": 4, "delta": 0.1, "steps": 12, "eval_every": 5, "save_every": 5, "out": folder / "run", **changes}
-    return [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in flags.items()]
+    return [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in flags.items() if v is not None]
 
 
 def run_job(folder, code=0, **changes):
@@ -393,3 +393,22 @@ def test_output_that_the_terminal_cannot_show_is_escaped(learned):
                           env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)  # what it took
     assert done.stdout.startswith("\\xe9")
+
+
+def test_help_says_defaults_that_are_zero(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "largest gradient norm; 0 does not clip (default: 0.0)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sample_has_no_control_characters(tmp_path):
+    """Of a model that has learned nothing, whose bytes are any."""
+    text = (run_job(tmp_path, steps=1, lr=0) / "sample.txt").read_text()
+    assert all(c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f") for c in text)
+
+
+def test_a_model_from_elsewhere_sees_as_far_as_it_is_trained(tmp_path):
+    run = run_job(tmp_path, method="full", steps=1)
+    folder = checkpoint.folders(run)[-1]
+    further = run_job(tmp_path, method="full", steps=1, out=tmp_path / "further", from_hf=folder, seq_len=40, config=None)
+    assert checkpoint.find(further).config.max_position_embeddings == 40

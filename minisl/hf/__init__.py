@@ -9,7 +9,7 @@ method (`python -m minisl.train --from-hf DIR`). The way back is `python -m mini
 
 from minisl.hf.factors import adopt, decompose, sl_settings
 from minisl.hf.files import read_config, read_weights, tokenizer_file
-from minisl.hf.place import DECOMPOSE, start_from, words
+from minisl.hf.place import DECOMPOSE, FACTORED, start_from, words
 
-__all__ = ["DECOMPOSE", "adopt", "decompose", "read_config", "read_weights", "sl_settings", "start_from", "tokenizer_file",
-           "words"]
+__all__ = ["DECOMPOSE", "FACTORED", "adopt", "decompose", "read_config", "read_weights", "sl_settings", "start_from",
+           "tokenizer_file", "words"]

@@ -15,6 +15,7 @@ from minisl.methods.sst import SSTLinear
 from minisl.nn import Llama
 
 DECOMPOSE = ("random", "largest")
+FACTORED = ("sltrain", "sltrain_svd", "low_rank")  # what it is for
 
 
 def start_from(model, folder, decompose=None, rng=None, alpha=None):
