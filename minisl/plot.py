@@ -42,8 +42,7 @@ def soak_figure(path, notes, title):
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 4.4), sharex=True, layout="constrained")
     top.plot(hours, [n["resident_mb"] for n in notes], color="#0072B2")
     bottom.plot(hours[1:], [s / 1e3 for s in speed], color="#D55E00", linewidth=0.8)
-    top.set(ylabel="resident memory (MB)", ylim=(0, None))
-    top.set_title(title, fontsize=7)
+    top.set(ylabel="resident memory (MB)", ylim=(0, 1.2 * max(n["resident_mb"] for n in notes)), title=title)
     bottom.set(xlabel="hours", ylabel="thousand tokens per\nsecond of processor time", ylim=(0, None))
     finish(plt, figure, path)
 
