@@ -294,7 +294,8 @@ class NCCL(MPI):
         if everybody.count(taken) > 1:
             raise InputError(f"--device cuda: {self.local_size} processes on {taken[0]} and fewer GPUs; allowed is one process "
                              "for each GPU")
-        if not getattr(cupy.cuda.nccl, "available", True):
+        nccl = getattr(cupy.cuda, "nccl", None)  # CuPy has no such name where the library is missing
+        if nccl is None or not getattr(nccl, "available", True):
             raise InputError("--device cuda: CuPy finds no NCCL, through which GPUs add up gradients; fix: pip install "
                              "nvidia-nccl-cu13 (or -cu12, as CuPy's)")
         return cupy
