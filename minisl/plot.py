@@ -1,6 +1,8 @@
 """Figures of runs and benchmarks."""
 
 import itertools
+import os
+import sys
 
 
 def loss_figure(path, records, title):
@@ -207,12 +209,28 @@ def plain_log(axis):
 
 
 def pyplot():
-    """matplotlib.pyplot that needs no screen."""
-    import matplotlib
+    """matplotlib.pyplot; needing no screen, unless the caller already shows figures, as a notebook does."""
+    if "matplotlib.pyplot" not in sys.modules and "inline" not in os.environ.get("MPLBACKEND", ""):
+        import matplotlib
 
-    matplotlib.use("Agg")
+        matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def notebook_style():
+    """matplotlib.pyplot as the notebooks use it: colours that the colour-blind can tell apart, each with dashes of its own for
+    black and white print, a faint grid, no frame."""
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+
+    dashes = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+    plt.rcParams.update({
+        "axes.prop_cycle": cycler(color=PALETTE, linestyle=dashes), "axes.grid": True, "grid.alpha": 0.2, "axes.axisbelow": True,
+        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": "cividis",
+        "figure.figsize": (6.4, 3.6), "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 10,
+    })
     return plt
 
 
