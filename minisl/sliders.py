@@ -29,6 +29,9 @@ class Sliders:
             at = at * len(positions) + place
         return self.frames[at]
 
+    def __repr__(self):
+        return f"Sliders({', '.join(self.values)})"
+
     def _repr_html_(self):
         name = "sliders-" + hashlib.sha256("".join(self.frames).encode()).hexdigest()[:12]
         rows = "".join(

@@ -39,6 +39,7 @@ def test_it_starts_where_it_is_told(start, places):
 
 def test_the_same_figure_is_the_same_page():
     assert drawn()[0]._repr_html_() == drawn()[0]._repr_html_()
+    assert repr(drawn()[0]) == "Sliders(r, delta)"
 
 
 @pytest.mark.parametrize("values", [{}, {"r": []}])
