@@ -136,7 +136,7 @@ print(f"right: {np.isclose(wrong, Y[:64], atol=1e-4).mean():.0%} of the outputs"
 
 # %% [markdown]
 # `a[i] += b` reads all `a[i]`, adds, and writes all back. Where `i` repeats, each writes its own sum and the last one stays: the
-# others are lost. It is a race, although only one thread runs. Two ways are right:
+# others are lost. They are lost as in a race, although only one thread runs. Two ways are right:
 #
 # 1. `np.add.at` adds one after the other, for indices in any order.
 # 2. Entries sorted by row form segments; `np.add.reduceat` sums each. Row $i$ is `starts[i]` .. `starts[i + 1]`, which is the CSR
@@ -290,7 +290,7 @@ np.testing.assert_allclose(spmm_registers(x), Y, **near)
 # %%
 tile_kb = 4 * 64 * d_in / 1024
 counts = {  # per entry and token: bytes of x, of sums, of the entry (a value and a column); KB that are used over and over
-    "gather, then segments": (4, 12, 0, 4 * n * N / 1024),  # the sums: products written and read, and gathered x written
+    "gather, then segments": (4, 16, 0, 4 * n * N / 1024),  # gathered x is written and read, and so are the products
     "rows": (4, 0, 8, 8 * N / 1024),
     "turned": (4, 8, 8 / n, 4 * n * (d_in + d_out) / 1024),
     "tiles": (4, 8, 8 / 64, tile_kb),
@@ -301,7 +301,7 @@ for name, (of_x, of_sums, of_entry, kb) in counts.items():
     print(f"{name:24}{of_x:6}{of_sums:6}{of_entry:8.3f}{of_x + of_sums + of_entry:8.3f}{kb:12,.0f}")
 
 # %% [markdown]
-# The operations are 2 in every line. What changes is the bytes, from 16 down to 4.125, and where they come from: the last column
+# The operations are 2 in every line. What changes is the bytes, from 20 down to 4.125, and where they come from: the last column
 # must fit a cache. A core of a laptop has 32 to 48 KB of L1 and often 512 KB to 2 MB of L2 (`lscpu` knows); 128 KB fit the
 # second.
 
@@ -390,7 +390,7 @@ assert not (one == two).all()
 assert not (two == three).all()
 
 # %% [markdown]
-# All are right to rounding. But a training run of a thousand steps that cannot be repeated on the neighbour's machine cannot be
+# All are right to rounding. But a training run of a thousand steps that cannot be repeated with another number of cores cannot be
 # debugged there, and a test may not ask for equality. So `minisl/parallel.py` cuts by *size*, never by the number of cores:
 # whoever is free takes the next piece, the pieces are what they are, and they are added in the order of their tokens, not of who
 # finished first.
@@ -507,7 +507,7 @@ with parallel.using_threads(1), parallel.one_blas_thread():
 # %% tags=["timing"]
 figure, axes = plt.subplots(figsize=(7, 4.4))
 I = np.geomspace(0.1, 400, 200)
-for name, kb, style in (("128 MB", 131072, "-"), ("128 KB, a tile", 128, "--")):
+for name, kb, style in (("16 MB, for X and Y", 16384, "-"), ("128 KB, for a tile", 128, "--")):
     axes.plot(I, np.minimum(peak, I * speeds[kb]) / 1e9, color="black", linestyle=style,
               label=f"roof: memory of {name} ({speeds[kb] / 1e9:.0f} GB/s)")
 points = [(intensity[name], reached[name], name, mark) for name, mark in zip(sizes, "os^v")]
@@ -520,10 +520,11 @@ axes.legend(fontsize=8, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# Dense and low-rank product sit far right, below the flat roof: BLAS leaves little to win. The triangles of SpMM and SDDMM are
-# well below the solid roof over them, so they look as if they could go much faster. They cannot. The diamond is SpMM without the
-# turning in and out of the tile, at the intensity that counts there. Above it is the dashed roof, the speed of the cache, and it
-# is near. The way from the triangle up to the diamond is what turning costs, which does no operation at all.
+# Dense and low-rank product sit far right, under the flat roof: no memory is in their way. SpMM and SDDMM sit under the slope of
+# the memory that holds $X$ and $Y$; often well below it, so that they look as if they could go much faster. They cannot. The
+# diamond is SpMM without the turning in and out of the tile, at the intensity that counts there. Above it, and not far, is the
+# dashed roof, the speed of the cache. The way from the triangle up to the diamond is what turning costs, which does no operation
+# at all. (On a machine with other work all points are too low, each by its own luck. Run the cells again.)
 #
 # A roofline thus has as many slopes as there are memories, and a program a point under each. To ask "is it memory-bound?" means
 # to ask: by which?
@@ -762,7 +763,7 @@ def show(launch, *names):
     draw(replace(launch, accesses=launch.accesses[np.isin(launch.accesses["array"], wanted)]), "touched.png")
     picture, file = Picture.open("touched.png").convert("RGB"), io.BytesIO()
     picture.thumbnail((1100, 1100))
-    picture.quantize(128).save(file, "png", optimize=True)
+    picture.quantize(256).save(file, "png", optimize=True)
     display(Image(data=file.getvalue()))
 
 
@@ -771,7 +772,8 @@ if emulated():
 
 # %% [markdown]
 # The first block of rung 2 has one row of $S$, so it needs a few columns of `x`, and down each of them thread after thread. The
-# dots at the right climb: 32 lanes, 32 sectors, and all of the grey between was not asked for.
+# dots at the right climb: 32 lanes, 32 sectors, and all of the grey between was not asked for. (Only the first 32 rows of an
+# array are drawn, so only the first 32 threads show.)
 
 # %%
 if emulated():
@@ -831,8 +833,8 @@ if emulated():
 # %% [markdown]
 # Lines 20 and 25, in block 7: what one thread fills for the next round, another still reads in this one. Note what the emulator
 # did *not* need: a wrong result. It keeps for each word who touched it, and after how many barriers; two touches with none
-# between them are a race even where the outcome happens to be right, as on a real GPU it mostly is. The mended text is the file
-# as it stands:
+# between them, one of them a write, are a race even where the outcome happens to be right, as on a real GPU it mostly is. The
+# mended text is the file as it stands:
 
 # %%
 if emulated():
@@ -1038,8 +1040,8 @@ print("the same gradients of", ", ".join(found["numpy"]))
 # a multiple of 8, so the other three lie in two sectors each: 7. A row of 72 costs 3 % more memory and saves 3 of 7 sectors.
 #
 # ```python
-# for width in (128, 70, 72):
-#     print(width, sectors(lane // 8 * width + lane % 8))
+# for w in (128, 70, 72):
+#     print(f"rows of {w} begin at {[t * w for t in range(4)]}: {sectors(lane // 8 * w + lane % 8)} sectors")
 # assert [sectors(lane // 8 * w + lane % 8) for w in (128, 70, 72)] == [4, 7, 4]
 # print(f"{72 / 70 - 1:.2f} more memory")
 # ```
@@ -1070,9 +1072,11 @@ print("the same gradients of", ", ".join(found["numpy"]))
 #
 # if emulated():
 #     print(added(*range(300)))
-#     print(added(5, *range(10, 300), 5))
+#     print(added(5, *range(300)))  # both in the first warp
+#     print(added(*range(300), 5))  # 5 and 300 are in different blocks
 #     assert added(*range(300)) == "nothing wrong"
-#     assert added(5, *range(10, 300), 5).startswith("Race")
+#     assert added(5, *range(300)).startswith("Race")
+#     assert added(*range(300), 5).startswith("Race")
 # ```
 #
 # </details>
