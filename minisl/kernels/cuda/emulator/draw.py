@@ -93,4 +93,4 @@ def draw_threads(axes, launch, block, threads):
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="thread of the block", ylabel="writes | reads", xlim=(-0.5, threads - 0.5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)  # it lies on bars of its own colours
