@@ -1,6 +1,5 @@
 """`python -m minisl.analysis --out docs/analyses`: train what the analyses look at, draw them all, one line of numbers each."""
 
-import json
 import platform
 import sys
 import time
@@ -17,6 +16,7 @@ from minisl.blas import numpy_blas, restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
 from minisl.files import write_json
+from minisl.nn.config import read_json
 from minisl.optim import Adam
 from minisl.plot import PALETTE
 
@@ -183,8 +183,8 @@ def note(path, steps, name, line):
     """The line of figure `name` in a JSON file, beside those that were computed in the same way."""
     blas = numpy_blas() or {}
     how = {"python": platform.python_version(), "numpy": np.__version__, "blas": blas.get("architecture", "?"), "steps": steps}
-    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    kept = before["lines"] if {k: before.get(k) for k in how} == how else {}
+    before = read_json(path) if path.exists() else {}
+    kept = before.get("lines", {}) if how.items() <= before.items() else {}
     write_json(path, how | {"lines": kept | {name: line}})
 
 
