@@ -1,8 +1,8 @@
 """Examples in docs/ and README.md: every Python block is run by some test, every command line is taken by the command it is for."""
 
 import contextlib
-import importlib
 import gzip
+import importlib
 import io
 import os
 import re
