@@ -1,4 +1,4 @@
-"""docs/adding-a-corpus.md: with its example in a copy of corpora.py, its own tests pass, its other blocks and its commands run."""
+"""docs/adding-a-corpus.md: with its example in a copy of corpora.py, its tests pass, its other blocks and its commands run."""
 
 import os
 import re
@@ -24,10 +24,11 @@ for block in {blocks!r}:
 documents = corpora.NAMED["unicode-names"]()
 corpora.NAMED["unicode-names"] = lambda: documents[::4]
 plot.loss_figure = lambda path, *_: path.write_bytes(b"a figure")
-small = ["--steps=2", "--hidden-size=16", "--intermediate-size=24", "--num-hidden-layers=1", "--rank=4", "--threads=1", "--keep-blas",
-         "--backend=numpy"]
+small = ["--steps=2", "--hidden-size=16", "--intermediate-size=24", "--num-hidden-layers=1", "--rank=4", "--threads=1",
+         "--keep-blas", "--backend=numpy"]
 for command, argv in {commands!r}:
-    assert run_command({{"minisl.train": train.main, "minisl.data": data.main}}[command], argv + small * (command == "minisl.train")) == 0
+    main, more = (train.main, small) if command == "minisl.train" else (data.main, [])
+    assert run_command(main, argv + more) == 0
 """
 
 
