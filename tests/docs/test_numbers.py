@@ -1,6 +1,6 @@
 """Numbers in docs pages come from somewhere: from a file that a command wrote, from a computation that is made again here, or,
-with the reason, from what elsewhere.json lists. And no page may hold a number of which nobody knows: each is changed in a copy, and
-either something says so, or the test names it."""
+with the reason, from what elsewhere.json lists. And no page may hold a number of which nobody knows: each is changed in a copy,
+and either something says so, or the test names it."""
 
 import contextlib
 import io
@@ -315,8 +315,70 @@ def runs():
         f"By the clock it was {clock[0]:,.0f} to {clock[-1]:,.0f} a second"]
 
 
-EXPECTED = {"comparison.md": comparison, "cpu.md": cpu, "../README.md": readme, "distributed.md": distributed,
-            "memory.md": memory_page, "differences.md": differences, "cost-model.md": cost_model, "runs.md": runs}
+def analyses():
+    """The lines that `python -m minisl.analysis` printed, each number as the page writes it."""
+    kept = data("analyses/numbers.json")
+
+    def found(name, pattern, **more):
+        """The groups of a pattern in a figure's line."""
+        match = re.search(pattern, kept["lines"][name])
+        assert match, f"{name}: {kept['lines'][name]}"
+        return match.groups()
+
+    def percent(text):
+        return text.replace("%", " %")
+
+    kept_part, below, largest = found("spectrum", r"hold (\d+%) .* below ([\d.]+), the largest of W is ([\d.]+)")
+    losses = dict(re.findall(r"([a-z ]+?) ([\d.]+)(?:,|  *nats) ?", kept["lines"]["supports"]))
+    low, high, steep, apart, chosen = found(
+        "seeds", r"([\d.]+) to ([\d.]+) nats per byte, ([\d.]+) apart at most and ([\d.]+) at .* residual at ([\d.]+)")
+    head, tail, first = found("parts", r": (\d+%), of the other 96: (\d+%); the larger part of the first (\d+)")
+    cosines = re.findall(r"(\w+) ([\d.]+) \(([\d.]+)\)", kept["lines"]["cancellation"])
+    outputs, weights = {kind: y for kind, y, _ in cosines}, [w for *_, w in cosines]
+    both, alone = zip(*re.findall(r"B A \+ S (\d+)%, S (\d+)%", kept["lines"]["full_rank"]))
+    at = re.findall(r"c ([\d.]+):", kept["lines"]["full_rank"])
+    shares = [alone[at.index(c)] for c in ("0.5", "1", "1.5", "2", "3")]
+    grid = [[rank, *re.findall(r"[\d.]+ ([\d.]+)(?:,|$| nats)", rest)] for rank, rest in
+            re.findall(r"r (\d+): ([^;]+)", kept["lines"]["ablation"])]
+    best = min(loss for _, *row in grid for loss in row)
+    basis = dict(re.findall(r"(\w+, every \d+) ([\d.]+)", kept["lines"]["basis_change"]))
+    linear, dynamic, smallest = found("maps", r"error ([\d.]+%).*error ([\d.]+%) over three decades, 0 below ([\de.-]+)$")
+    bits = dict(re.findall(r"([\w ,]+?) ([\d.]+)(?:, | nats)", kept["lines"]["eight_bits"]))
+    lost = found("eight_bits", r"embedding ([\d.]+%), head ([\d.]+%), matrices ([\d.]+%)")
+    ours, printed = found("counting", r"perplexity ([\d.]+) here would be printed as (.*);")
+    printed = {n: value for value, n in re.findall(r"([\d.]+) \(N (\d+)\)", printed)}
+    right = ", ".join(" -> ".join(pair) for pair in re.findall(r"([\d.]+) -> ([\d.]+)", kept["lines"]["counting"]))
+    tenth = [f"{float(share[:-1]):.1f}" for share in lost]
+    return [
+        f"the first 32 of 128 singular values hold {percent(kept_part)} of the squares",
+        f"the residual's entries are below {below}, with {largest} the largest entry of W",
+        f"The wide full-rank model ({losses['full']})", f"rank 32: {losses['alone']}.",
+        f"of the residual's entries {losses['largest']}, with random ones {losses['random']}",
+        f"all else frozen: {losses['trained largest']} and {losses['trained random']}.",
+        f"random supports end between {low} and {high}, {apart} apart", f"they were {float(steep):.2f} apart",
+        f"no better and no worse than those, {chosen}:",
+        f"L carries {percent(head)} of the first 32 and {percent(tail)} of the other 96",
+        f"larger part of the first {first} only",
+        f"largest in q ({outputs['q']}), down ({outputs['down']}) and k ({outputs['k']})",
+        f"those of the weights are {min(weights)} to {max(weights)}",
+        f"full rank in {both[0]} % at c = 0.5 and in {both[at.index('1')]} % from c = 1 on",
+        f"S alone in {', '.join(shares[:-1])} and {shares[-1]} % at c = 0.5, 1, 1.5, 2 and 3",
+        *(line.replace(best, f"**{best}**") for line in rows_of(*grid)),
+        "*keep* (as published) ends at {}, *reset* at {}, *rotate* at {}; every 50, {}, {} and {}".format(
+            *(basis[f"{how}, every {n}"] for n in (5, 50) for how in ("keep", "reset", "rotate"))),
+        f"reaches down to {smallest.replace('e-0', 'e-')}", f"upper three decades: {percent(linear)} and {percent(dynamic)}",
+        f"{bits['32 bits']} with 32 bits, {bits['m and v dynamic']} with both moments dynamic, {bits['m linear']} with m linear",
+        f"the loss ends at {float(bits['v linear']):,.0f}",
+        f"It would have been {tenth[0]} % of the positive v of the embedding and {tenth[1]} % of the head's",
+        f"and {percent(lost[2])} in the matrices", f"still stands still, at {bits['v linear, embedding and head 32 bits']}",
+        f"has perplexity {ours} per byte; that loop prints {printed['512']} in 512 batches, {printed['32']} in 32, "
+        f"{printed['8']} in 8 and {printed['1']} in one",
+        f"full rank {right} at 60M, 130M, 350M and 1B"]
+
+
+EXPECTED = {"analyses.md": analyses, "comparison.md": comparison, "cpu.md": cpu, "../README.md": readme,
+            "distributed.md": distributed, "memory.md": memory_page, "differences.md": differences, "cost-model.md": cost_model,
+            "runs.md": runs}
 
 
 @cache
@@ -384,7 +446,7 @@ def test_what_is_elsewhere_is_still_there(page):
 
 
 @pytest.mark.parametrize(("page", "old", "new"), [
-    ("comparison.md", "1.747", "1.748"), ("comparison.md", "57 %", "58 %"),
+    ("analyses.md", "0.026 apart", "0.027 apart"), ("comparison.md", "1.747", "1.748"), ("comparison.md", "57 %", "58 %"),
     ("comparison.md", "| `swan` | 183 |", "| `swan` | 184 |"),
     ("cpu.md", "**0.55**", "**0.54**"), ("cpu.md", "47.3%", "47.4%"), ("../README.md", "2.67 GB", "2.68 GB"),
     ("distributed.md", "4.3e-8", "4.4e-8"), ("distributed.md", "12,579", "12,578"),
