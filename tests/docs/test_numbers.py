@@ -15,6 +15,7 @@ import pytest
 from minisl import config
 from minisl.bench.distributed import BATCH, LENGTH, NETWORKS, RATE, ROWS, STEPS, modelled, on_paper, overlap
 from minisl.compare.words import at_rest, report
+from minisl.errors import InputError
 from minisl.memory import __main__ as memory
 from minisl.memory import paper
 from minisl.memory.formula import estimate
@@ -461,3 +462,26 @@ def test_a_changed_number_is_found(page, old, new):
 
 def test_a_new_number_without_a_source_is_found():
     assert unknown(read("cpu.md") + " It is 37 times as fast.", "cpu.md") == [f"{read('cpu.md')[-33:]} It is 37 times as fast."]
+
+
+def counted(text):
+    """Of each rung in a printed ladder: what it is called and what was counted; not how far it is off, in its last digits."""
+    return re.findall(r"^(\d  .*?) +\d\w+[-+]\d+((?: +[\d,]+){5})$", text, re.M)
+
+
+def test_the_ladder_is_what_the_emulator_counts(capsys):
+    from minisl import ladder
+    from minisl.kernels.cuda import emulator
+
+    try:
+        emulator.compiler()
+    except InputError as why:
+        pytest.skip(str(why))
+    ladder.main(["spmm"])
+    rungs, page = counted(capsys.readouterr().out), (DOCS / "cuda.md").read_text("utf-8")
+    assert len(rungs) == 7
+    assert counted(page)[:7] == rungs
+    assert counted(page.replace("17,434", "17,433"))[:7] != rungs
+    cells = [row.split() for _, row in rungs]
+    assert f"{cells[2][1]} sectors where {cells[2][2]} would do" in read("cuda.md")
+    assert f"{cells[5][3]} cycles where {cells[5][4]} would do" in read("cuda.md")
