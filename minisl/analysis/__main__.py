@@ -1,5 +1,6 @@
 """`python -m minisl.analysis --out docs/analyses`: train what the analyses look at, draw them all, one line of numbers each."""
 
+import platform
 import sys
 import time
 from functools import cached_property
@@ -11,9 +12,11 @@ from minisl import kernels
 from minisl.analysis import counting, eight_bits, full_rank, parts, runs, spectrum, supports
 from minisl.analysis.job import SHAPE, matrices, read_text, train
 from minisl.backend import keep_freed_memory
-from minisl.blas import restart_with_better_kernels
+from minisl.blas import numpy_blas, restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
+from minisl.files import write_json
+from minisl.nn.config import read_json
 from minisl.optim import Adam
 from minisl.plot import PALETTE
 
@@ -63,11 +66,12 @@ class Study:
 
     def parts(self, path):
         rank, layer = self.options["rank"], self.layer(self.sltrain, "self_attn.o_proj")
-        sigma, low, _ = found = parts.by_direction(*parts.split(layer))
+        sigma, low, sparse = found = parts.by_direction(*parts.split(layer))
         parts.direction_figure(path, found, rank, "o_proj of the first block, trained as W = L + S")
         head, tail = slice(0, rank), slice(rank, None)
         return (f"L's share of the first {rank} singular values: {low[head].sum() / sigma[head].sum():.0%}, of the other "
-                f"{len(sigma) - rank}: {low[tail].sum() / sigma[tail].sum():.0%}")
+                f"{len(sigma) - rank}: {low[tail].sum() / sigma[tail].sum():.0%}; the larger part of the first "
+                f"{np.append(low > sparse, False).argmin()}")
 
     def seeds(self, path):
         rank = 16
@@ -150,7 +154,7 @@ FIGURES = ("maps", "full_rank", "spectrum", "supports", "parts", "cancellation",
 
 def main(argv):
     parser = Parser(prog="python -m minisl.analysis", description="Draw the figures of docs/analyses.md, a line of numbers each.")
-    parser.add_argument("--out", default="docs/analyses", help="a folder for the figures")
+    parser.add_argument("--out", default="docs/analyses", help="a folder for the figures and numbers.json")
     parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES, metavar="NAME", help="of " + ", ".join(FIGURES))
     parser.add_argument("--steps", type=int, default=400, help="updates of the short runs; the models looked into get twice")
     parser.add_argument("--keep-blas", action="store_true", help="do not start again where OpenBLAS has better kernels")
@@ -169,9 +173,19 @@ def main(argv):
             begun = time.perf_counter()
             line = getattr(study, name)(out / f"{name}.png")
             fewer_colours(out / f"{name}.png")
+            note(out / "numbers.json", args.steps, name, line)
             print(f"{name} ({time.perf_counter() - begun:.0f} s): {line}", flush=True)
     print(f"{out}: {len(names)} figures in {time.perf_counter() - started:.0f} s; the cores computed for "
           f"{time.process_time() - computed:.0f} s")
+
+
+def note(path, steps, name, line):
+    """The line of figure `name` in a JSON file, beside those that were computed in the same way."""
+    blas = numpy_blas() or {}
+    how = {"python": platform.python_version(), "numpy": np.__version__, "blas": blas.get("architecture", "?"), "steps": steps}
+    before = read_json(path) if path.exists() else {}
+    kept = before.get("lines", {}) if how.items() <= before.items() else {}
+    write_json(path, how | {"lines": kept | {name: line}})
 
 
 def fewer_colours(path):

@@ -61,15 +61,13 @@ def load_documents(sources):
 
 def read(source):
     """The documents of one source, in a fixed order."""
-    if source == "python-docs":
-        return python_docs()
-    if source == "python-source":
-        return python_source()
+    if source in NAMED:
+        return NAMED[source]()
     if not source:
         raise InputError("--data: must not be empty")
     paths = find_files(source)
     if not paths:
-        raise InputError(f"--data {source}: no such file, folder or match (or use python-docs, python-source)")
+        raise InputError(f"--data {source}: no such file, folder or match (or use {', '.join(NAMED)})")
     return [read_text(p) for p in paths]
 
 
@@ -131,3 +129,6 @@ def docstrings(module):
             inner = getattr(node, block, None)
             stack += reversed(inner) if isinstance(inner, list) else []
     return [d for d in found if d]
+
+
+NAMED = {"python-docs": python_docs, "python-source": python_source}  # --data NAME: a function that returns a list of texts

@@ -1,6 +1,7 @@
 """Every analysis against a computation of another kind, or a law that it must obey; the command; and mistakes one could make."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -358,10 +359,19 @@ def test_command_draws(tiny, monkeypatch, tmp_path, capsys, name):
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{name} (")
     assert last.startswith(f"{tmp_path / 'new'}: 1 figures in ")
-    [file] = (tmp_path / "new").iterdir()
-    assert file.name == f"{name}.png"
+    numbers, file = sorted((tmp_path / "new").iterdir(), key=lambda p: p.suffix)
+    assert (numbers.name, file.name) == ("numbers.json", f"{name}.png")
+    assert json.loads(numbers.read_text())["lines"] == {name: first.partition("): ")[2]}
     assert 5_000 < file.stat().st_size < 80_000
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_are_kept_beside_those_of_the_same_kind(tmp_path):
+    def note(steps, name):
+        command.note(tmp_path / "numbers.json", steps, name, f"{name} 1.0")
+        return list(json.loads((tmp_path / "numbers.json").read_text())["lines"])
+
+    assert [note(3, "a"), note(3, "b"), note(4, "c")] == [["a"], ["a", "b"], ["c"]]
 
 
 def test_figures_of_runs(tmp_path):

@@ -149,8 +149,8 @@ def place(tmp_path_factory):
         patch.setattr(plot, "loss_figure", lambda path, *_: path.write_bytes(b""))
         patch.setattr(summary, "generate", lambda model, ids, *_: iter(ids * 3))
         patch.setattr(plot, "memory_figure", lambda path, *_: open(path, "wb").close())
-        for corpus in ("python_docs", "python_source"):
-            patch.setattr(corpora, corpus, lambda: ["one line of text\nand another line\n" * 20] * 2)
+        for corpus in ("python-docs", "python-source"):
+            patch.setitem(corpora.NAMED, corpus, lambda: ["one line of text\nand another line\n" * 20] * 2)
 
         runs_made_up(patch)
         patch.setattr(trial, "error", lambda *_: (0.0, ""))
