@@ -26,6 +26,7 @@ from scipy.sparse import csr_array
 from minisl import kernels
 from minisl.kernels import cost
 from minisl.methods.sltrain import SLLinear, sample_support
+from minisl.parallel import one_blas_thread
 from minisl.plot import PALETTE, notebook_style
 from minisl.sliders import Sliders
 
@@ -730,9 +731,9 @@ for size in (5, 20, 100, 1000):
 print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 / 2**24:.4f}")
 
 # %% [markdown]
-# The bound holds and is generous; even so, a matrix as wide as those of the 7B model, filled with random float32 numbers, is
-# singular with a probability below 0.0003. (Being *close* to singular is another matter. Step 2 says nothing about the smallest
-# singular value.)
+# The bound holds and is generous. Even so: with float32 values drawn at random on a support with a perfect matching, a weight as
+# wide as those of the 7B model is singular with probability 0.0002 at most. (Being *close* to singular is another matter. Step 2
+# says nothing about the smallest singular value.)
 #
 # What does it say about a *trained* model, whose $v$ depends on $B$ and $A$? That the triples $(B, A, v)$ with a singular $W$ are
 # a set without volume. Training would have to aim at it.
@@ -820,8 +821,7 @@ for n, C in itertools.product((128, 512, 4096), (1, 1.5, 2)):
     print(f"{n:6}{C:6}{delta:9.4f}{2 * n * (1 - delta) ** n:22.5f}{other_obstacles(n, delta):26.2e}")
 
 # %% [markdown]
-# Empty lines are nearly the whole story. At $n = 4096$, the width of the 7B model, $\ln n/n$ is 0.0020: the paper's 0.05 is 25
-# times as much.
+# Empty lines are nearly the whole story. And the published models?
 
 # %%
 for name, n, delta in (("60M", 512, 0.03), ("1B", 2048, 0.03), ("7B", 4096, 0.05)):
@@ -829,6 +829,8 @@ for name, n, delta in (("60M", 512, 0.03), ("1B", 2048, 0.03), ("7B", 4096, 0.05
           f"empty lines expected {2 * n * (1 - delta) ** n:.0e}")
 
 # %% [markdown]
+# The widths of the paper's models are far beyond the edge: 7B has 25 times the density that it needs.
+#
 # ### Step 4: what $BA$ adds
 #
 # So far $BA$ only had to do no harm. In fact it stands in for up to $r$ rows and columns that have no partner. Call the largest
@@ -921,6 +923,10 @@ plt.show()
 WIDTH = 128
 
 
+def spectrum(M):
+    return np.linalg.svd(M, compute_uv=False)
+
+
 def draw(r, delta):
     rng, bound = np.random.default_rng(0), WIDTH**-0.5
     S = np.zeros((WIDTH, WIDTH))
@@ -928,9 +934,11 @@ def draw(r, delta):
     S.flat[I] = rng.uniform(-bound, bound, len(I))
     BA = 4 * rng.uniform(-bound, bound, (WIDTH, r)) @ rng.uniform(-bound, bound, (r, WIDTH))
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=(3, 1))
-    for M, name in ((BA + S, "B A + S"), (BA, "B A alone"), (S, "S alone")):
-        left.semilogy(np.arange(1, WIDTH + 1), np.linalg.svd(M, compute_uv=False), label=name)
-    left.set(xlabel="index", ylabel="singular value", ylim=(1e-3, 5), title=f"rank {np.linalg.matrix_rank(BA + S)} of {WIDTH}")
+    with one_blas_thread():  # small matrices: two threads would wait for each other
+        sigma = {"B A + S": spectrum(BA + S), "B A alone": spectrum(BA), "S alone": spectrum(S)}
+    for name, values in sigma.items():
+        left.semilogy(np.arange(1, WIDTH + 1), values, label=name)
+    left.set(xlabel="index", ylabel="singular value", ylim=(1e-3, 5), title=f"rank {(sigma['B A + S'] > 1e-10).sum()} of {WIDTH}")
     left.legend()
     stored = np.array([2 * r * WIDTH, len(I)]) / WIDTH**2
     right.bar(["B, A", "S"], 100 * stored, color=PALETTE[:2], hatch=["", "//"])
@@ -945,7 +953,7 @@ Sliders(draw, r=[2, 8, 16, 32], delta=[0.01, 0.02, 0.03, 0.05, 0.1])
 #
 # ## 11 Does it train?
 #
-# Two blocks of width 64 on bytes, 200 updates at the paper's learning rate, three models: low-rank; low-rank with a higher rank,
+# Two blocks of width 64 on bytes, a short run at the paper's learning rate, three models: low-rank; low-rank with a higher rank,
 # so that it has as many parameters as SLTrain; SLTrain.
 
 # %% tags=["trained"]
