@@ -568,9 +568,10 @@ with kernels.running("auto") as described:
               f"{found[0]:13.1f}{found[1]:10.1f}   {expected[0]:.1f}, {expected[1]:.1f}")
 
 # %% [markdown]
-# Look at the order in each row, not at the milliseconds: factored should be far ahead at small $r$ and behind at $r$ = three
-# quarters of `in`, measured as expected. If yours disagrees, `python -m minisl.bench --calibrate` fits the prices to your
-# machine.
+# Look at the order in each row, not at the milliseconds: factored should be far ahead at small $r$, and not ahead any more at
+# $r = 384$. The expected times also count what the formula above leaves out: Algorithm 1 builds $W$, scatters into
+# it and gathers from it once a batch, which weighs the more the fewer tokens there are. If your order is another one,
+# `python -m minisl.bench --calibrate` fits the prices to your machine.
 #
 # ### Bytes
 #
@@ -758,10 +759,10 @@ print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 /
 #
 # with $n_{(a)} = n(n-1)\cdots(n-a+1)$.
 #
-# For fixed $k$ and $n \to \infty$: $n_{(a)} n_{(b)} \sim n^k$, $(1-\delta)^{kn} \sim e^{-ck} n^{-k}$, $(1-\delta)^{-ab} \to 1$.
-# Each term tends to $\binom{k}{a} e^{-ck}$, the sum to $(2e^{-c})^k$. Now inclusion and exclusion says
-# $P(Z = 0) = \sum_k (-1)^k E[Z_{(k)}]/k!$, where each partial sum is alternately too large and too small; so the limit may be
-# taken term by term:
+# For fixed $k$ and $n \to \infty$: $n_{(a)} n_{(b)} \sim n^k$; $(1-\delta)^{kn} \sim e^{-ck} n^{-k}$, since $n\delta^2 \to 0$;
+# and $(1-\delta)^{-ab} \to 1$. Each term tends to $\binom{k}{a} e^{-ck}$, the sum to $(2e^{-c})^k$. Now inclusion and exclusion
+# says $P(Z = 0) = \sum_k (-1)^k E[Z_{(k)}]/k!$, where each partial sum is alternately too large and too small; so the limit may
+# be taken term by term:
 #
 # $$P(\text{no empty row or column}) \to \sum_k \frac{(-2e^{-c})^k}{k!} = e^{-2e^{-c}}$$
 #
@@ -795,7 +796,8 @@ print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 /
 #
 # With $\delta = C \ln n/n$ and $C > 1$, $c = (C-1)\ln n$ passes every bound, and since more entries never hurt, the probability
 # tends to 1: **that is the proposition**. With $C < 1$ it tends to 0. So $\log n/n$ is the right order, and the constant is 1.
-# (The limit is Erdős and Rényi's.)
+# (The limit is Erdős and Rényi's.) A matrix that is not square has full rank if a square part of it has, so further rows or
+# columns only help.
 #
 # The estimates with $e^2$ are for the limit. With $q_k$ itself, $1 - (1-\delta)^k - k\delta(1-\delta)^{k-1}$, the sum is small
 # for matrices of any size that we meet:
@@ -907,9 +909,9 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Left: three sizes near one curve, as the limit says. Right: $S$ alone needs $C$ clearly above 1; with eight rows of help the
-# edge is well below 1, a little later than empty lines alone would have it. In each of the draws the rank was exactly
-# $\min(n, r + \mu)$, which the cell asserts.
+# Left: three sizes near one curve, as the limit says, and a little above it, since $(1-\delta)^n$ is below $e^{-\delta n}$.
+# Right: $S$ alone needs $C$ clearly above 1; with eight rows of help the edge is well below 1, a little later than empty lines
+# alone would have it. In each of the draws the rank was exactly $\min(n, r + \mu)$, which the cell asserts.
 #
 # What the proposition does not say: that full rank is *good*, that singular values beyond $r$ are large, or that training uses
 # them. [04](04_why_random.ipynb) and [08](08_what_it_learned.ipynb) look at that.
@@ -949,7 +951,15 @@ def draw(r, delta):
 Sliders(draw, r=[2, 8, 16, 32], delta=[0.01, 0.02, 0.03, 0.05, 0.1])
 
 # %% [markdown]
-# At $\delta$ = 0.01 the rank falls short of 128 unless $r$ makes up for the lines without a partner: step 4, by hand.
+# Where does the rank fall short of 128? Step 4 says: where $r$ is less than the number of rows without a partner.
+
+# %%
+for delta in (0.01, 0.02, 0.03):
+    missing = WIDTH - matching_number(draw_support(WIDTH, WIDTH, delta, np.random.default_rng(0)), WIDTH)
+    print(f"delta {delta}: {missing} rows without a partner")
+
+# %% [markdown]
+# At 0.02, $r = 16$ makes up for its 15 and $r = 8$ does not. At 0.01 no $r$ of the slider is enough.
 #
 # ## 11 Does it train?
 #
