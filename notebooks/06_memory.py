@@ -48,13 +48,14 @@ print({key: getattr(config, key) for key in SHAPE})
 # The first three are there all the time ("at rest"). The others come and go within a step. The paper's table counts the first
 # three, its bars were measured and have all six.
 #
-# How large is $N$? With hidden size $h$, intermediate size $f$, $L$ blocks and $V$ words there are two dense matrices $V \times
-# h$, one gain of length $h$ for each of $2L+1$ norms, and in every block four $h \times h$ and three $h \times f$ matrices:
+# How large is $N$? With hidden size $h$, intermediate size $f$, $L$ blocks and $V$ words there are two dense matrices
+# $V \times h$, one gain of length $h$ for each of $2L+1$ norms, and in every block four $h \times h$ and three $h \times f$
+# matrices:
 #
 # $$N_{base} = 2Vh + (2L+1)h, \qquad N_{lin} = L\,(4h^2 + 3hf), \qquad N_{full} = N_{base} + N_{lin}.$$
 #
-# SLTrain replaces $W$ (out $\times$ in) by $B$ (out $\times r$), $A$ ($r \times$ in) and $\lfloor\delta \cdot \text{out} \cdot
-# \text{in}\rfloor$ values. Four times $r(h+h)$ and three times $r(h+f)$ is $r(11h+3f)$:
+# SLTrain replaces $W$ (out $\times$ in) by $B$ (out $\times r$), $A$ ($r \times$ in) and
+# $\lfloor\delta \cdot \text{out} \cdot \text{in}\rfloor$ values. Four times $r(h+h)$ and three times $r(h+f)$ is $r(11h+3f)$:
 #
 # $$N_{lr} = L\,r\,(11h + 3f), \qquad N_{sp} = L\,(4\lfloor\delta h^2\rfloor + 3\lfloor\delta hf\rfloor), \qquad
 # N_{SLTrain} = N_{base} + N_{lr} + N_{sp}.$$
@@ -314,24 +315,29 @@ print(f"sltrain  60M  {weights / 1e9:.4f} + {optimizer / 1e9:.4f} = {(weights + 
 
 # %% [markdown]
 # - low-rank at 60M: 0.2566; neither rounding nor cutting makes 0.24 of it.
-# - ReLoRA at 60M: 0.3731, and 0.31 if embeddings, head and gains are counted once, as they should be. (Nothing trains two
+# - ReLoRA at 60M: 0.3728, and 0.31 if embeddings, head and gains are counted once, as they should be. (Nothing trains two
 #   copies of them. In this row the paper's formula has 0.066 too much at 60M.)
 # - GaLore at 350M: 0.7359 + 0.6528. One digit apart from 1.59, as in a slip of the pen.
 #
-# The rounding rule matters. SLTrain at 60M is 0.2672 G. Rounded once that is 0.27, more than low-rank's 0.26; the paper's way
+# The rounding rule matters. SLTrain at 60M is 0.2673 G. Rounded once that is 0.27, more than low-rank's 0.26; the paper's way
 # it is 0.26.
 #
 # ### The indices
 #
 # In a bfloat16 run one entry of $S$ costs 2 bytes for the value, 4 for its moments, and 8 for an int64 position: **the position
-# costs more than everything it points to.** A matrix of the 7B model has 45 million elements, and int32 can count to 2 billion,
-# so 4 bytes are enough. When is SLTrain cheaper than a dense matrix at all? For $h \times h$, with $c$ bytes an entry of $S$:
-#
-# $$\underbrace{6 \cdot 2rh}_{B, A \text{ and moments}} + c\,\delta h^2 < 6 h^2 \quad\Longleftrightarrow\quad
-# \frac{r}{h} < \frac12 - \frac{c}{12}\,\delta, \qquad c = 14 \text{ (int64) or } 10 \text{ (int32)}.$$
+# costs more than everything it points to.** Are 4 bytes enough?
 
 # %%
 print(f"{4096 * 11008 / 1e6:.0f} million elements in the largest matrix of 7B, int32 goes to {2**31 / 1e9:.1f} billion")
+
+# %% [markdown]
+# They are. And when is SLTrain cheaper than a dense matrix at all? For $h \times h$, with $c$ bytes an entry of $S$ (14 with
+# int64, 10 with int32):
+#
+# $$\underbrace{6 \cdot 2rh}_{B,\ A \text{ and moments}} + c\,\delta h^2 < 6 h^2 \quad\Longleftrightarrow\quad
+# \frac{r}{h} < \frac12 - \frac{c}{12}\,\delta.$$
+
+# %%
 for delta in (0.03, 0.05, 0.1, 0.3):
     limits = [1 / 2 - c / 12 * delta for c in (14, 10)]
     print(f"delta {delta:4}: cheaper than dense up to r/h = {limits[0]:.3f} with int64, {limits[1]:.3f} with int32")
@@ -342,8 +348,9 @@ for size in SIZES:
 # %% [markdown]
 # The paper's $r/h$ is a quarter to a third: far from the limit. At $\delta = 0.3$ a third would already be too much.
 #
-# Move the sliders: rank and density at the paper's 1B shape, counted by the table's rules. Left: what there is. Right: the
-# share of full rank over the whole plane. Try to find settings that cost as much as full rank.
+# Move the sliders: rank and density at the paper's 1B shape, counted by the table's rules, but rounded once at the end (so full
+# rank is 8.03 here and 8.04 in the table). Left: what there is. Right: the share of full rank over the whole plane. Try to find
+# settings that cost as much as full rank.
 
 # %%
 from minisl.sliders import Sliders
@@ -351,6 +358,7 @@ from minisl.sliders import Sliders
 shape = SIZES["1B"][:4]
 plane_r, plane_d = np.linspace(32, 1100, 60), np.linspace(0.005, 0.32, 60)
 dense = sum(table_bytes("full", *shape, 0, 0)) / 1e9
+print(f"full rank: {dense:.2f} GB")
 plane = [[sum(table_bytes("sltrain", *shape, r, d)) / 1e9 / dense for d in plane_d] for r in plane_r]
 
 
@@ -376,7 +384,7 @@ def draw(r, delta):
     return figure
 
 
-Sliders(draw, start={"r": 512, "delta": 0.03}, dpi=70, r=[64, 128, 256, 512, 768, 1024], delta=[0.01, 0.03, 0.05, 0.1, 0.2, 0.3])
+Sliders(draw, start={"r": 512, "delta": 0.03}, dpi=70, r=[64, 256, 512, 768, 1024], delta=[0.01, 0.03, 0.1, 0.2, 0.3])
 
 # %% [markdown]
 # ## 5. Adam with 8 bits
@@ -461,8 +469,8 @@ for decade in (-3, -5):
 
 # %% [markdown]
 # The linear map has $1/255$ as its first step: a share below half of that, $1/510$, is rounded to 0, an error of 100 %. The
-# dynamic map has an error of some percent over five decades. For weights one would not care about small numbers. For $v$ they
-# are the ones that matter, because Adam divides by them.
+# dynamic map is off by 3 % at a thousandth of the largest and by 12 % at a hundred-thousandth. For weights one would not care
+# about small numbers. For $v$ they are the ones that matter, because Adam divides by them.
 #
 # ### What a linear map does to $v$
 #
@@ -486,9 +494,9 @@ assert max(a for a, _ in lost.values()) > 0.1
 assert all(b < 0.05 and b <= a for a, b in lost.values())
 
 # %% [markdown]
-# In the worst matrices the linear map loses more than a tenth of $v$: their rows and columns are of rare and of frequent letters,
-# or of units that hardly fire, and one block has both. The dynamic map loses little. (Your percentages may differ: the training
-# text is the documentation inside your Python.)
+# In the worst matrices the linear map loses more than a tenth of $v$: their rows and columns are of rare and of frequent
+# letters, or of units that hardly fire, and one block has both. The dynamic map loses little. (Your percentages may differ: the
+# training text is the documentation inside your Python.)
 #
 # Now make the next step. If $v$ was stored as 0, its new value is $(1-\beta_2)g^2$, and with the bias corrections left out
 #
@@ -525,8 +533,8 @@ assert N_of["exact"].max() < 3
 assert N_of["linear"].max() > 1000
 
 # %% [markdown]
-# With the linear map some weights jump thousands of learning rates far. The dynamic map has such a case, too, now and then, but
-# in so few weights that training does not notice. Three short runs, that differ in the map only:
+# With the linear map some weights jump thousands of learning rates far. The dynamic map has such cases, too, where $v$ is below
+# its smallest number, but few, and not as far. Three short runs that differ in the map only:
 
 # %% tags=["trained"]
 from minisl.analysis.eight_bits import adam_with
@@ -646,7 +654,8 @@ for axes, (B_, T_) in zip(grid, ((1, 32), (16, 128))):
         axes.plot(np.linspace(0, 100, len(points)), rest + points.sum(axis=1), linestyle=style, color=colour,
                   label="per layer" if per_layer else "gradients wait for step()")
     axes.axhline(rest, color="black", linewidth=0.8)
-    axes.annotate("weights and moments", (100, rest), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8)
+    axes.annotate("weights and moments", (100, rest), xytext=(0, -3), textcoords="offset points", ha="right",
+                  va="top", fontsize=8)
     axes.set(xlabel="backward pass (% of its moments)", ylabel="MB without temporaries", ylim=(0, None),
              title=f"{B_ * T_:,} tokens")
 grid[0].legend(loc="lower left", fontsize=8)
@@ -657,9 +666,9 @@ assert top[32, True] < 0.85 * top[32, False]
 assert abs(top[2048, False] - top[2048, True] - 4 * V * h / 1e6) < 0.01  # the head's gradient, the first to come
 
 # %% [markdown]
-# With 32 tokens the peak is at the *end* of the pass, when all gradients are there, and per-layer updates take almost all of them
-# away. With 2,048 tokens it is at the *start*, when all activations are there and of the gradients only the head's, the first to
-# come: the peak falls by that one, 0.8 %. So
+# With 32 tokens the peak is at the *end* of the pass, when all gradients are there, and per-layer updates take almost all of
+# them away. With 2,048 tokens it is at the *start*, when all activations are there and of the gradients only the head's, the
+# first to come: the peak falls by that one, 0.8 %. So
 #
 # $$\text{peak} \approx \text{at rest} + \max(\text{activations}, \text{gradients}),$$
 #
@@ -712,10 +721,10 @@ for every in (1, 2, 4, 8, 16, 32, 64):
 print("inputs held at most:", held, " layers run forward:", runs)
 
 # %% [markdown]
-# The same gradients to the bit, twice as many layers run forward, and at most $L/k + k$ inputs held, which is least at $k =
-# \sqrt L$: 16 instead of 65 for 64 layers. ([Chen et al.](https://arxiv.org/abs/1604.06174)) A layer here has one activation,
-# so $k = 1$ gains nothing. A transformer block has many, $6h + 2f + H + 2$ numbers a token by section 2, and its input is only
-# $h$: already $k = 1$, one block, gains a lot. That is what minisl does, with `autograd/checkpoint.py`:
+# The same gradients to the bit, twice as many layers run forward, and at most $L/k + k$ inputs held, which is least at
+# $k = \sqrt L$: 16 instead of 65 for 64 layers. ([Chen et al.](https://arxiv.org/abs/1604.06174)) A layer here has one
+# activation, so $k = 1$ gains nothing. A transformer block has many, $6h + 2f + H + 2$ numbers a token by section 2, and its
+# input is only $h$: already $k = 1$, one block, gains a lot. That is what minisl does, with `autograd/checkpoint.py`:
 
 # %% tags=["trained"]
 print("tokens of a block for one kept:", f"{(6 * h + 2 * f + H + 2) / h:.1f}")
@@ -758,8 +767,9 @@ def seconds(checkpointing):
 print(f"forward and backward: {1e3 * seconds(False):.0f} ms, with checkpointing {1e3 * seconds(True):.0f} ms")
 
 # %% [markdown]
-# Look at your two times: on paper a third more, less where other things than products take the time. And the pay-off grows with
-# depth: what is kept for good is $L n h$ numbers, what comes and goes is one block.
+# Look at your two times: on paper a third more, less where other things than products take the time (memory that was just in
+# use is also faster to get than new memory). And the pay-off grows with depth: what is kept for good is $L n h$ numbers, what
+# comes and goes is one block.
 
 # %%
 for batch in (1, 16):
@@ -794,13 +804,14 @@ for axes, (k, size) in zip(grid, ((1, "1b"), (2, "7b"))):
     bars = {label.replace(", ", ",\n"): at_peak(found[label, size]) for label in MEASURED}
     stacked(axes, bars, 1e9)
     for place, (label, printed) in enumerate(MEASURED.items()):
-        axes.plot([place - 0.4, place + 0.4], [printed[k]] * 2, color="black", linewidth=2)
+        axes.plot([place - 0.4, place + 0.4], [printed[k]] * 2, "-", color="black", linewidth=2)
         axes.annotate(f"{printed[k]}", (place, max(printed[k], found[label, size]["peak"] / 1e9)), xytext=(0, 4),
                       textcoords="offset points", ha="center", fontsize=9)
     axes.set(title=f"{size.upper()}: black lines measured in the paper", ylabel="GB at the peak",
              ylim=(0, 1.12 * MEASURED["Adam"][k]))
     axes.tick_params(axis="x", labelsize=7, rotation=25)
-grid[1].legend(fontsize=8)
+    if size == "7b":
+        axes.legend(fontsize=8)
 
 # %% [markdown]
 # At 7B the estimates of the three 8-bit bars are within 10 % of the measured ones. At 350M and 1B they are half of them: with
@@ -817,7 +828,7 @@ worst = max(abs(found[label, "7b"]["peak"] / 1e9 / MEASURED[label][2] - 1) for l
 assert worst < 0.105
 
 # %% [markdown]
-# ### Who saved the 73 %?
+# ### Who saved it?
 #
 # From 67.4 to 18.3 GB three things changed: the moments' bits, the gradients' lives, and the weights. One at a time, estimated,
 # and measured where the paper has a bar:
