@@ -121,8 +121,8 @@ print(f"{sum(a.nbytes for a in saved) / 1e6:.2f} MB")
 # %% [markdown]
 # Read it block by block, with $n = BT$ tokens and $H$ heads. One block keeps
 #
-# - the inputs of its two norms, $2nh$, and one number a token that each norm divided by, $2n$ (the norms' outputs are not kept:
-#   minisl makes them again from input and that number);
+# - the inputs of its two norms, $2nh$, and one number a token that each norm multiplied by, $2n$ (the norms' outputs are not
+#   kept: minisl makes them again from input and that number);
 # - q, k, v and the output of attention, $4nh$, and one number a token and head, $nH$ (the log of softmax's denominator: with it
 #   the $T \times T$ scores can be made again, a tile at a time);
 # - the two inputs of SwiGLU, $2nf$ (its output is made again).
@@ -331,8 +331,8 @@ print(f"sltrain  60M  {weights / 1e9:.4f} + {optimizer / 1e9:.4f} = {(weights + 
 print(f"{4096 * 11008 / 1e6:.0f} million elements in the largest matrix of 7B, int32 goes to {2**31 / 1e9:.1f} billion")
 
 # %% [markdown]
-# They are. And when is SLTrain cheaper than a dense matrix at all? For $h \times h$, with $c$ bytes an entry of $S$ (14 with
-# int64, 10 with int32):
+# They are. And when is SLTrain cheaper than a dense matrix at all? For $h \times h$, with $c$ bytes an entry of $S$ ($c = 14$
+# with int64, $c = 10$ with int32):
 #
 # $$\underbrace{6 \cdot 2rh}_{B,\ A \text{ and moments}} + c\,\delta h^2 < 6 h^2 \quad\Longleftrightarrow\quad
 # \frac{r}{h} < \frac12 - \frac{c}{12}\,\delta.$$
@@ -341,6 +341,7 @@ print(f"{4096 * 11008 / 1e6:.0f} million elements in the largest matrix of 7B, i
 for delta in (0.03, 0.05, 0.1, 0.3):
     limits = [1 / 2 - c / 12 * delta for c in (14, 10)]
     print(f"delta {delta:4}: cheaper than dense up to r/h = {limits[0]:.3f} with int64, {limits[1]:.3f} with int32")
+print(f"1B full rank {sum(table_bytes('full', *SIZES['1B'])) / 1e9:.2f} G, rounded once")
 for size in SIZES:
     old, new = (sum(table_bytes("sltrain", *SIZES[size], index_bytes=b)) / 1e9 for b in (8, 4))
     print(f"{size:5} sltrain {old:.3f} G, int32 {new:.3f} G ({new / old - 1:+.1%})")
@@ -358,7 +359,6 @@ from minisl.sliders import Sliders
 shape = SIZES["1B"][:4]
 plane_r, plane_d = np.linspace(32, 1100, 60), np.linspace(0.005, 0.32, 60)
 dense = sum(table_bytes("full", *shape, 0, 0)) / 1e9
-print(f"full rank: {dense:.2f} GB")
 plane = [[sum(table_bytes("sltrain", *shape, r, d)) / 1e9 / dense for d in plane_d] for r in plane_r]
 
 
@@ -586,11 +586,11 @@ state = sum(a.nbytes for a in rule.arrays())
 print(f"{state / mine.size:.3f} bytes of state a weight, {state / (8 * mine.size):.1%} of float32 moments")
 
 # %% [markdown]
-# Two bytes and $8/256$, where float32 moments take 8 bytes and bfloat16 ones 4. The weights move as if the moments were exact
-# (the update uses them before they are rounded); only what is remembered is coarse.
+# Two bytes and $8/256$, where float32 moments take 8 bytes and bfloat16 ones 4. Each update uses the new moments before they
+# are rounded; what is coarse is only what the next step remembers.
 #
-# **Pitfall.** Small arrays gain nothing: the package keeps exact moments below 4,096 weights, as the published code does for
-# norms' gains.
+# **Pitfall.** Small arrays gain nothing: below 4,096 weights the package keeps exact moments, as bitsandbytes does, from which
+# most PyTorch users have their 8-bit Adam.
 #
 # ## 6. Per-layer updates
 #
@@ -721,13 +721,13 @@ for every in (1, 2, 4, 8, 16, 32, 64):
 print("inputs held at most:", held, " layers run forward:", runs)
 
 # %% [markdown]
-# The same gradients to the bit, twice as many layers run forward, and at most $L/k + k$ inputs held, which is least at
-# $k = \sqrt L$: 16 instead of 65 for 64 layers. ([Chen et al.](https://arxiv.org/abs/1604.06174)) A layer here has one
+# The same gradients to the bit, twice as many layers run forward whatever $k$ is, and at most $L/k + k$ inputs held, which is
+# least at $k = \sqrt L$: 16 instead of 65 for 64 layers ([Chen et al.](https://arxiv.org/abs/1604.06174)). A layer here has one
 # activation, so $k = 1$ gains nothing. A transformer block has many, $6h + 2f + H + 2$ numbers a token by section 2, and its
 # input is only $h$: already $k = 1$, one block, gains a lot. That is what minisl does, with `autograd/checkpoint.py`:
 
 # %% tags=["trained"]
-print("tokens of a block for one kept:", f"{(6 * h + 2 * f + H + 2) / h:.1f}")
+print(f"a block keeps {(6 * h + 2 * f + H + 2) / h:.1f} numbers for each number of its input")
 for name, checkpointing in (("all kept", False), ("checkpointing", True)):
     got = measure(*step_of(full, checkpointing=checkpointing))
     guess = estimate(full, config, 16, 128, checkpointing=checkpointing)

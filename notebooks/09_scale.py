@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 Scale: more than one process
 #
-# The paper's larger models were trained on several GPUs. How do several processes train *one* model, what do they have to tell
+# Large models are trained on many GPUs. How do several processes train *one* model, what do they have to tell
 # each other, and what does SLTrain change about it? Everything is built here in NumPy first, then run for real, with two
 # processes on your laptop; for the GPUs and the networks there is a model, whose assumptions you can move.
 #
@@ -160,8 +160,8 @@ print("losses", [f"{loss:.3f}" for loss in one], "by one process and by four; th
 # ## 3. The ring
 #
 # How do $p$ processes add up an array of $N$ numbers, so that all have the sum? The obvious way: all send theirs to process 0,
-# which adds and sends the result to all. Process 0 then receives $(p-1)N$ numbers and sends as many: with 64 processes it is 64
-# times busier than it need be, while the others wait.
+# which adds and sends the result to all. Process 0 then receives $(p-1)N$ numbers and sends as many, and the others wait for
+# it.
 #
 # The ring: each array is cut into $p$ pieces, and each process talks to its right neighbour only.
 #
@@ -199,9 +199,12 @@ for p in (2, 3, 4, 8):
 # Each process sends $2\,\frac{p-1}{p} N$ numbers: **less than twice its array, however many processes there are.** The price is
 # the number of steps, $2(p-1)$, each of which takes at least the time of one message, the *latency*.
 #
-# Can it be done with fewer bytes? No. To bring $p$ terms of one sum together, $p-1$ messages must carry a partial sum; to tell
-# the result to the $p-1$ who do not have it takes $p-1$ more. That is $2(p-1)N$ numbers sent in all, $2\frac{p-1}{p}N$ for each
-# process on average: the ring sends exactly that, and nobody more than the others.
+# Process 0 of the obvious way sends $p/2$ times as much.
+#
+# Can it be done with fewer bytes? No. Take one of the $N$ sums, and the first moment at which some process knows it. Until then
+# each of the $p-1$ others must have sent something about its term. From then on each of the $p-1$ others must still receive
+# something. That is $2(p-1)N$ numbers in all, $2\frac{p-1}{p}N$ for each process on average: the ring sends exactly that, and
+# no process more than another.
 #
 # How the sums grow. A square is one piece in one process, the number says how many terms its sum has:
 
@@ -423,13 +426,14 @@ measured = {n: text and json.loads(text) for n in (1, 2) for text in [started(n,
 
 # %% tags=["timing"]
 from minisl.bench.distributed import latency_and_bandwidth, modelled
+from minisl.parallel import cores
 
 if measured[1] and measured[2]:
     a, beta = latency_and_bandwidth(measured[2]["sums"])
     print(f"a sum by two processes here: {1e3 * a:.2f} ms + bytes / {beta / 1e9:.2f} GB/s")
     for method in ("full", "sltrain"):
         sizes = [bucket[3] for bucket in measured[2]["buckets"][method]]
-        compute, sums = modelled(measured[1]["seconds"][method], 2, sizes, measured[2]["sums"], os.cpu_count())
+        compute, sums = modelled(measured[1]["seconds"][method], 2, sizes, measured[2]["sums"], cores())
         got = measured[2]["seconds"][method]
         print(f"{method:8} {sum(sizes) / 1e6:5.2f} MB in {len(sizes)} sums; compute {1e3 * compute:.0f} + sums {1e3 * sums:.0f} "
               f"= {1e3 * (compute + sums):4.0f} ms, measured {1e3 * got:4.0f} ms")
@@ -479,10 +483,10 @@ for method, row in KEPT.items():
 # $$\text{compute} = \frac{6\,N_{full}\,n}{p\,F}, \qquad \text{sums} = 2\,\frac{p-1}{p}\,\frac{4 N}{\beta}, \qquad
 # \max(\text{compute}, \text{sums}) \le \text{time} \le \text{compute} + \text{sums}$$
 #
-# $6 N_{full}$: 2 operations for each weight and token in the forward pass, 4 in the backward pass. By Algorithm 1 SLTrain
-# multiplies by a dense $W$ too, so it computes as much (building $W$ is little work with so many tokens). $N$ is the number of
-# *trained* weights, 4 bytes each: **that is where SLTrain differs.** Only the values on the support are sent, never the
-# positions, which all processes have.
+# $6 N_{full}$: 2 operations for each weight and token in the forward pass, 4 in the backward pass (the embedding is only looked
+# up, so this is a little too much). By Algorithm 1 SLTrain multiplies by a dense $W$ too, so it computes as much (building $W$
+# is little work with so many tokens). $N$ is the number of *trained* weights, 4 bytes each: **that is where SLTrain differs.**
+# Only the values on the support are sent, never the positions, which all processes have.
 
 # %%
 SIZES = {"60M": (512, 1376, 8, 128, 0.03), "130M": (768, 2048, 12, 256, 0.03), "350M": (1024, 2736, 24, 256, 0.03),
