@@ -880,7 +880,7 @@ print(f"SLTrain against full rank with the same optimizer: {18.3 / 29.4 - 1:.0%}
 # <details><summary>Answer</summary>
 #
 # When activations reach the gradients, $4N$ bytes: $n = (4N - 4Vh) / (4\,[L(6h + 2f + H + 2) + 2h + 1])$, the head's gradient
-# and constants aside. That is about 147 tokens, a little more than one sequence.
+# and constants aside. That is about 151 tokens, a little more than one sequence.
 #
 # ```python
 # per_token = L * (6 * h + 2 * f + H + 2) + 2 * h + 1
@@ -899,8 +899,8 @@ print(f"SLTrain against full rank with the same optimizer: {18.3 / 29.4 - 1:.0%}
 # <details><summary>Answer</summary>
 #
 # 0.25 and about 0.004 bytes: with blocks of 32 the scales weigh an eighth of the codes. Smaller blocks are nearer to their
-# scale, so the error falls; with large ones the outlier spoils half of all numbers. 256 is where the scales have become cheap
-# and the error hardly falls any more.
+# scale, so the error falls: by half from 2,048 to 256, where the outlier no longer spoils half of all numbers, but only by a
+# quarter from 256 to 32, for eight times as many scales.
 #
 # ```python
 # x = np.random.default_rng(0).standard_normal(16 * 256).astype(np.float32)
