@@ -851,7 +851,7 @@ print(f"SLTrain against full rank with the same optimizer: {18.3 / 29.4 - 1:.0%}
 # than plain Adam* and *38 % less than a baseline with the same optimizer*. The second is the fair comparison of methods; the
 # first is what fits on a card. (With 24 GB, a common size, 18.3 fit and 29.4 do not.)
 #
-# But 77 and 23 % are shares *in this order*. The three savings overlap: SLTrain has fewer weights, hence fewer gradients and
+# But 77 % and 23 % are shares *in this order*. The three savings overlap: SLTrain has fewer weights, hence fewer gradients and
 # moments, and what comes first takes what the others could have taken. Estimated, with SLTrain first:
 
 # %%
@@ -862,7 +862,7 @@ for name, order in orders.items():
     peaks = [paper.estimated(method, "7b", *how)["peak"] / 1e9 for method, how in order]
     own = next(x - y for a, b, x, y in zip(order, order[1:], peaks, peaks[1:]) if a[0] != b[0])
     every = peaks[0] - peaks[-1]
-    print(f"{name:14}" + " -> ".join(f"{peak:.1f}" for peak in peaks) + f" GB; by SLTrain {own:.1f} of {every:.1f} ({own / every:.0%})")
+    print(f"{name:14}", " -> ".join(f"{peak:.1f}" for peak in peaks), f"GB; SLTrain {own:.1f} of {every:.1f} ({own / every:.0%})")
 
 # %% [markdown]
 # Of the same 37 GB SLTrain takes 31 % if it comes last, and 70 % if it comes first. So "SLTrain's share" is no property of
