@@ -3,8 +3,9 @@
 linear    evenly apart: the error is the same for all, so what is 500 times smaller than the block's largest is gone.
 dynamic   seven decades, in each the more numbers the larger it is (Dettmers et al. 2022): the error is in proportion.
 
-It matters for v. A v that is rounded to 0 leaves m / (sqrt(v) + eps) without its denominator, until the next gradient puts
-(1 - b2) g^2 there: a step up to 1 / sqrt(1 - b2) = 32 times Adam's.
+It matters for v. A v that is rounded to 0 leaves m / (sqrt(v) + eps) without its denominator, but for (1 - b2) g^2 of the next
+gradient: a step of |m| / (0.032 |g| + eps), 32 times Adam's where |m| = |g|, and m / eps in the row of a word that is not in the
+batch.
 """
 
 import numpy as np
