@@ -28,6 +28,7 @@ viewcode_follow_imported_members = False
 html_theme = "furo"
 html_title = "minisl"
 html_math_renderer = "mathml"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -10,8 +10,11 @@ SCHEMES = ("light", "dark")
 LOOK = """() => {
   const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return (0.3 * r + 0.6 * g + 0.1 * b) / 255 };
   const style = getComputedStyle(document.body);
+  const scrolls = e => e.tagName != "ARTICLE" && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
   return {
     width: document.documentElement.scrollWidth, room: window.innerWidth,
+    cut: [...document.querySelectorAll("article *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+      .filter(e => !scrolls(e)).map(e => e.outerHTML.slice(0, 60)).slice(0, 3),
     missing: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.getAttribute("src").slice(0, 80)),
     paper: light(style.backgroundColor), ink: light(style.color),
     links: [...document.querySelectorAll("a[href]")].map(a => a.href),
@@ -78,7 +81,8 @@ class Browser:
         self.tab, self.address, self.wrong = tab, address, []
         tab.on("pageerror", lambda error: self.wrong.append(f"script error: {error}"))
         tab.on("console", lambda said: said.type == "error" and self.wrong.append(f"console: {said.text}"))
-        tab.on("requestfailed", lambda request: self.wrong.append(f"failed: {request.url[:100]}"))
+        tab.on("requestfailed", lambda request: "ERR_ABORTED" in (request.failure or "")  # the tab has gone on to the next page
+               or self.wrong.append(f"failed: {request.url[:100]}"))
         tab.on("response", lambda answer: answer.status >= 400 and self.wrong.append(f"{answer.status}: {answer.url[:100]}"))
         tab.on("request", lambda request: request.url.startswith(("data:", "blob:", address))
                or self.wrong.append(f"outside of the site: {request.url[:100]}"))
@@ -91,8 +95,8 @@ class Browser:
         self.tab.goto(f"{self.address}/{name}", wait_until="load")
         seen = self.tab.evaluate(LOOK)
         wrong = [*self.wrong, *(f"missing image: {source}" for source in seen["missing"])]
-        if size == "phone" and seen["width"] > seen["room"]:
-            wrong.append(f"{seen['width']} wide on a phone of {seen['room']}")
+        if size == "phone" and (seen["width"] > seen["room"] or seen["cut"]):
+            wrong.append(f"{seen['width']} wide on a phone of {seen['room']}, beyond it: {seen['cut']}")
         if (seen["paper"] > seen["ink"]) != (scheme == "light"):
             wrong.append(f"{scheme}: paper {seen['paper']:.2f}, ink {seen['ink']:.2f}")
         if not seen["text"]:
