@@ -137,6 +137,7 @@ def version(cuda):
 
 
 def in_words(error):
+    """An error's type and text in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

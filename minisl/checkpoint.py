@@ -130,6 +130,7 @@ def folders(run):
 
 
 def step_of(folder):
+    """The step that a checkpoint's folder is named after."""
     return int(folder.name.partition("-")[2])
 
 
@@ -257,10 +258,15 @@ def load_model(path):
 
 
 def load_tokenizer_of(path):
+    """The tokenizer of a run or one of its checkpoints. Raises InputError: no run, damaged."""
     return find(path).tokenizer()
 
 
 def load_state(path):
+    """What state.json of a run or one of its checkpoints says: step, seed, settings, data.
+
+    Raises InputError: no run, damaged.
+    """
     return find(path).state
 
 

@@ -47,6 +47,7 @@ def run_command(command, argv=None):
 
 
 def complain(error, code):
+    """Print the error as one line on stderr; returns the exit code."""
     line = " ".join(str(error).split()) or type(error).__name__
     if len(line) > 1200:  # it quotes what was given, and that can be a whole file
         line = f"{line[:700]} [...] {line[-300:]}"

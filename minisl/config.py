@@ -35,6 +35,7 @@ COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_ev
 
 
 def flag(default, help, *aliases, choices=None):
+    """A field of `Settings`: its default (or what makes it), the help's text, other names, and what is allowed."""
     kind = {"default_factory": default} if callable(default) else {"default": default}
     return field(**kind, metadata={"help": help, "aliases": aliases, "choices": choices})
 

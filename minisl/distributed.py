@@ -60,6 +60,7 @@ def join(device="cpu"):
 
 @cache
 def mpi():
+    """The MPI that mpiexec has started this process with. Raises InputError where mpi4py does not fit it."""
     try:
         from mpi4py import MPI as library
 
@@ -80,6 +81,7 @@ def mpi():
 
 @cache
 def nccl():
+    """Sums between GPUs, for the processes of `mpi`."""
     return NCCL(mpi().library)
 
 
@@ -348,4 +350,5 @@ def attempt(function, *args, **options):
 
 
 def in_a_line(error):
+    """An error's text in one line."""
     return " ".join(str(error).split()) or type(error).__name__

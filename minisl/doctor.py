@@ -19,6 +19,7 @@ from minisl.parallel import cores
 
 
 def python_line():
+    """Which Python, and whether it is one that is tested."""
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
     line = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return line if good else line + "; fix: minisl is tested on 3.11 to 3.13"
@@ -72,6 +73,7 @@ def gemm_rate_with(kernels):
 
 
 def threads_line():
+    """How many cores, and whether BLAS uses them."""
     from threadpoolctl import threadpool_info
 
     used = max((p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"), default=1)
@@ -83,6 +85,7 @@ def threads_line():
 
 
 def numba_line():
+    """Whether the Numba kernels run."""
     module, why = numba_status()
     if module is None:
         return f"none: {why}; training runs on NumPy, slower"
@@ -90,6 +93,7 @@ def numba_line():
 
 
 def gpu_line():
+    """What is on the GPU, or why there is none."""
     cupy, why = cuda_status()
     return why if cupy else f"none: {why}"
 
@@ -105,6 +109,7 @@ def cuda_line():
 
 
 def emulator_line():
+    """Whether the emulator has a compiler."""
     from minisl.kernels.cuda import emulator
 
     try:
@@ -114,6 +119,7 @@ def emulator_line():
 
 
 def numba_cuda_line():
+    """Whether the ladders in Numba CUDA can be compiled."""
     found = installed("numba-cuda")
     return f"{found}, for the ladders in Numba" if found else "none: not installed; fix: pip install 'numba-cuda[cu13]'"
 
@@ -135,6 +141,7 @@ def installed(*packages):
 
 
 def disk_line():
+    """How much room is here."""
     free = shutil.disk_usage(".").free
     return f"{free / 1e9:.1f} GB free here" + ("" if free > 1e9 else "; fix: free some, a run needs room for its checkpoints")
 

@@ -37,6 +37,7 @@ def evaluate(model, batches, n_bytes, end, group=None):
 
 
 def perplexity(loss):
+    """e^loss, or infinity where that is too large for a float."""
     return math.exp(loss) if loss < 700 else math.inf
 
 

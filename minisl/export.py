@@ -70,6 +70,7 @@ def array_of(layer):
 
 
 def data_of(array):
+    """A tensor's or an array's numbers, as a NumPy array."""
     return to_numpy(array.data if isinstance(array, Tensor) else array)
 
 
@@ -111,6 +112,7 @@ def for_transformers(tokenizer, length):
 
 
 def write_json(path, value):
+    """A value as indented JSON."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -66,6 +66,7 @@ def new_folder(folder, flag):
 
 
 def make(draft, where):
+    """Make a new folder and those above it. Raises InputError, naming `where`."""
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir()
@@ -102,11 +103,13 @@ def ended_as_by_ctrl_c():
 
 
 def write_text(path, text):
+    """Write a text so that the file is never half there."""
     with replacing(path) as [temporary]:
         temporary.write_text(text, "utf-8")
 
 
 def write_json(path, value):
+    """Write a value as JSON so that the file is never half there."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -122,5 +125,6 @@ def to_disk(path):
 
 
 def sha256(path):
+    """A file's SHA-256, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -298,10 +298,12 @@ def warm_up(model, tokenizer):
 
 
 def megabytes(n):
+    """Bytes in words."""
     return "not known" if n is None else f"{n / 1e6:,.1f} MB"
 
 
 def sentence(row):
+    """A row of `--compare` in words."""
     return (f"{row['weights']}: {row['read_ids']:,} ids read at {row['read']:,.0f} a second, {row['new_ids']:,} written at "
             f"{row['write']:,.1f} a second; weights {megabytes(row['weight_bytes'])}, cache {megabytes(row['cache_bytes'])}, "
             f"peak {megabytes(row['peak_bytes'])}")
@@ -372,6 +374,7 @@ def main(argv):
 
 
 def warn_of_long(config, tokenizer, prompts):
+    """Say on stderr which prompts are longer than the model sees."""
     limit = config.max_position_embeddings
     for i, prompt in enumerate(prompts):
         if (length := 1 + len(tokenizer.encode(prompt))) > limit:

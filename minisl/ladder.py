@@ -116,6 +116,7 @@ def real_compiler(mine, op, file):
 
 
 def draw(op, number, path):
+    """Draw what the first block of a rung touches, into a file."""
     from minisl.kernels.cuda.emulator.draw import draw
 
     with ladder.at(**{op: number}):
@@ -125,15 +126,18 @@ def draw(op, number, path):
 
 
 def columns(numba):
+    """The table's head."""
     counted = () if numba else ("accesses", "sectors", "needed", "cycles", "needed")
     return f"{'':58}{'off by':>10}" + "".join(f"{name:>10}" for name in counted)
 
 
 def title(op, number):
+    """A rung's idea, from its header."""
     return ladder.header(op, number)[0].partition(": ")[2].rstrip(".")
 
 
 def size_of(op):
+    """What was checked and counted, in words."""
     size = trial.SIZES[0]
     return (f"each rung against NumPy, in three orders of threads; off by: largest difference over largest entry. Counted for\n"
             f"{size.tokens} tokens, {size.out} x {size.width}: accesses, 32-byte sectors moved and needed, cycles of shared "
@@ -141,6 +145,7 @@ def size_of(op):
 
 
 def read(path):
+    """The text of --file. Raises InputError: cannot be read, not UTF-8."""
     try:
         return Path(path).read_text("utf-8-sig")
     except OSError as error:

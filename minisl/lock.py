@@ -47,6 +47,7 @@ def alone_in(folder, flag="--out", worthless=lambda: False):
 
 
 def remove_empty(folders):
+    """Remove those folders that are empty."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

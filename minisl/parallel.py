@@ -24,6 +24,8 @@ def cores():
 
 
 class State(threading.local):
+    """What a thread knows of itself."""
+
     alone = False  # this thread shares the cores with others like it, so what it runs stays on it
 
 
@@ -103,6 +105,7 @@ def attempt(work, pieces):
 
 @cache
 def crew(size):
+    """The threads that share the work, made once for each number of them."""
     return Crew(size)
 
 
@@ -203,4 +206,5 @@ def backward_of(deliver, loss_of, *part):
 
 
 def in_order(of_parts):
+    """The sum of the parts in the order of their numbers, whichever was done first."""
     return reduce(operator.add, (of_parts[k] for k in sorted(of_parts)))

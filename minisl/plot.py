@@ -235,6 +235,7 @@ def notebook_style():
 
 
 def finish(plt, figure, path):
+    """The look that all figures share; save as PNG and close."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)

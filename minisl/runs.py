@@ -55,6 +55,7 @@ def last_checkpoint(run, settings, say):
 
 
 def holds_no_run(run):
+    """Whether a folder has nothing in it but what a run that never began leaves."""
     return run.is_dir() and {p.name for p in run.iterdir()} <= {lock.NAME, "metrics.jsonl"}
 
 

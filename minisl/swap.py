@@ -52,6 +52,7 @@ def swap_linears(model, how, *, rng, only=None, start=None, **settings):
 
 
 def wanted(path, how, only):
+    """Whether the layer at this path is to be swapped."""
     parts = path.split(".")
     if only is None:
         return HEAD not in parts and (not hasattr(how.module, "ONLY") or bool(set(parts) & set(how.module.ONLY)))
@@ -75,6 +76,7 @@ def check_names(model, how, only, names):
 
 
 def new_layer(how, old, rng, start):
+    """A layer of the method in the place of `old`, of its shape and dtype and on its device."""
     out_features, in_features = old.weight.shape
     if not hasattr(how.module, "linear"):
         return old

@@ -74,6 +74,7 @@ def measure(function, arrays, i, directions, weights):
 
 
 def compare(name, argument, shape, derived, measured, tolerance, full):
+    """Raise GradcheckError unless `derived` is as near to `measured` as the tolerance says; the rest is for its words."""
     if not np.isfinite(measured).all():
         raise GradcheckError(f"{name}: argument {argument}: the function is not finite near the input")
     largest = abs(measured).max()

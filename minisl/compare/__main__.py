@@ -32,6 +32,7 @@ NOT_OF_A_JOB = {"method", "lr", "seed", "out", "resume", "device"}
 
 
 def flags():
+    """The command's parser."""
     parser = Parser(prog="python -m minisl.compare", description="Methods side by side on one job.",
                     epilog="All other flags are those of minisl.train, and describe the job.")
     parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD",

@@ -14,6 +14,7 @@ from minisl.errors import NotSavedError, TrainingError
 
 
 def begin_process():
+    """What a process does before its first job: no progress bar, and freed memory is kept."""
     os.environ["TQDM_DISABLE"] = "1"
     keep_freed_memory()
 
@@ -61,4 +62,5 @@ def one_run(settings, run, keep_weights):
 
 @cache
 def corpus(sources):
+    """The text of these sources, read once a process."""
     return load_corpus(list(sources))

@@ -24,6 +24,7 @@ def report(rows):
 
 
 def weight(row):
+    """A method and its memory, in words."""
     return f"`{row['method']}` ({at_rest(row) / 1e6:.2f} MB at rest, {row['measured']['peak'] / 1e6:.1f} at the peak)"
 
 
@@ -33,6 +34,7 @@ def at_rest(row):
 
 
 def outcome(row, least):
+    """A method's cells: bits per byte, their range, how far its loss is above the least, the rates that were tried."""
     tried = ", ".join(lr if found else f"{lr} diverged" for lr, found in row["tried"].items())
     if "lr" not in row:
         return "diverged", "", "", tried
@@ -42,4 +44,5 @@ def outcome(row, least):
 
 
 def table(names, rows):
+    """A Markdown table."""
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (names, ["---"] * len(names), *rows))

@@ -72,6 +72,7 @@ def read(source):
 
 
 def read_text(path):
+    """A file's text. Raises InputError: not UTF-8, cannot be read."""
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:

@@ -131,5 +131,6 @@ def documents_of(tokens, end):
 
 
 def refuse_held_out(wanted, sources):
+    """Raise InputError where --validation-documents is given for data whose held-out part is fixed."""
     if wanted is not None:
         raise InputError(f"--validation-documents {wanted}: --data {' '.join(sources)} is no stream, what is held out is fixed")

@@ -77,6 +77,10 @@ def read_records(path, field, skip=0):
 
 
 def read_json_lines(path, field, skip):
+    """The text in this field of each line of a file of JSON lines, None for an empty line, from the one after `skip` on.
+
+    Raises InputError: damaged, no such field.
+    """
     with open_text(path) as file:
         for number in count(1):
             try:
@@ -147,6 +151,7 @@ class ZstdLines:
 
 
 def text_of(line, field, path, number):
+    """The string in this field of a line of JSON. Raises InputError, naming the line."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also what is not UTF-8
@@ -170,11 +175,16 @@ def checked(text, field, path, where, names):
 
 
 def listed(names):
+    """The first ten names, for a message."""
     names = [repr(str(n)[:40]) for n in names]
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "none"
 
 
 def read_parquet(path, field, skip):
+    """The text in this column of each row of a Parquet file, from the one after `skip` on.
+
+    Raises InputError: damaged, no such column.
+    """
     pq = needed("pyarrow.parquet", path, "a Parquet file")
     try:
         with pq.ParquetFile(path) as file:

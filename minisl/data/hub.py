@@ -50,6 +50,7 @@ def open_hub(source, name, config):
 
 
 def check_reachable(source, endpoint):
+    """Raise InputError where nothing answers at the hub's address."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=SECONDS):
             pass
@@ -78,5 +79,6 @@ def read_shard(source, split, number, field, skip=0):
 
 
 def summary(error):
+    """An error's text in one line, cut at 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:300] + "..."

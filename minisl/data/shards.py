@@ -84,6 +84,7 @@ def sample(documents, characters=10_000_000):
 
 
 def chunks(documents):
+    """(None, texts) for documents in groups of a size that is worth tokenising together."""
     texts, size = [], 0
     for text in documents:
         texts.append(text)
@@ -96,6 +97,7 @@ def chunks(documents):
 
 
 def write_shards(folder, many, tokenizer, shard_tokens, say):
+    """Write the groups of token ids that `many` yields; returns what the index says of each shard."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     shards, parts, starts, size = [], [], [], 0
 
@@ -122,6 +124,7 @@ def write_shards(folder, many, tokenizer, shard_tokens, say):
 
 
 def path(folder, name, number):
+    """Where a shard's array is."""
     return folder / f"{name}-{number:05}.npy"
 
 

@@ -114,6 +114,7 @@ def open_source(sources, field="text"):
 
 
 def open_dataset(name, dataset, config, field):
+    """The `Source` of a dataset of the hub."""
     splits = hub.open_hub(name, dataset, config)
 
     def shards(split):

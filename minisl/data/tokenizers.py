@@ -148,6 +148,7 @@ def quiet_panics():
 
 
 def byte_level(model):
+    """A tokenizer of this model over bytes, with the end mark."""
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

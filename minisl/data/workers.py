@@ -136,6 +136,7 @@ def read(file):
 
 
 def numbers(file, count):
+    """The next `count` 32-bit numbers from a pipe, or None where it ends."""
     raw = file.read(4 * count)
     return np.frombuffer(raw, "<u4") if len(raw) == 4 * count else None
 

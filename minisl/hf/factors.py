@@ -135,12 +135,14 @@ def product(weights, path, folder, alpha=None):
 
 
 def one_number(weights, name):
+    """A tensor's only number. Raises InputError where it has more."""
     if math.prod(weights.shapes[name]) != 1:
         raise InputError(f"{weights.say(name)} has shape {weights.shapes[name]}; a learned scale is one number")
     return float(weights[name].reshape(-1)[0])
 
 
 def support(index, shape, where):
+    """A `Support`; positions that cannot be are an InputError that says where."""
     try:
         return Support(index, shape)
     except ValueError as error:

@@ -52,6 +52,7 @@ def tokenizer_file(folder):
 
 
 def there(folder):
+    """The folder as a Path. Raises InputError where it is none, or a pickle."""
     folder = Path(folder)
     if folder.suffix in PICKLES and folder.is_file():
         raise pickled(folder)
@@ -61,6 +62,7 @@ def there(folder):
 
 
 def pickled(path):
+    """The InputError for a pickle."""
     return InputError(f"{path}: a pickle, which can run any code when it is loaded, so it is never opened; make a "
                       "model.safetensors of it first: torch.load(..., weights_only=True), then safetensors.torch.save_file")
 

@@ -135,6 +135,7 @@ def place(layer, W, choice, rng, where):
 
 
 def fill(parameter, array):
+    """Put the array's numbers into a parameter, in its dtype."""
     parameter.data = np.array(array, parameter.data.dtype)
 
 

@@ -99,6 +99,7 @@ class TensorFile:
 
 
 def no_name_twice(pairs):
+    """For json.loads: a dict of the pairs. Raises ValueError where a name occurs twice."""
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("a name occurs twice")
@@ -126,6 +127,7 @@ def write(path, tensors, metadata):
 
 
 def itemsize(dtype):
+    """Bytes of a number of this dtype, by safetensors' name for it."""
     return np.dtype(STORED[NAMES[dtype]]).itemsize
 
 

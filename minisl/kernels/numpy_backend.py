@@ -63,6 +63,7 @@ def scatter_add(W, values, support):
 
 
 def add_sparse(W, values, support):
+    """Add S to W (out, in) in place."""
     flat = W.reshape(-1)
     if array_module(W) is np and support.unique:  # on a GPU the answer would have to be waited for
         flat[support.index] += values

@@ -20,6 +20,7 @@ def linear(x, weight):
 
 
 def linear_backward(dy, x, weight, need_dx):
+    """(dx or None, dweight) of y = x W^T: dy (n, out), x (n, in), weight (out, in)."""
     return matmul(dy, weight) if need_dx else None, matmul(dy.T, x)
 
 
@@ -69,6 +70,7 @@ def rms_norm(x, gain, eps):
 
 
 def rms_norm_backward(dy, x, gain, r):
+    """(dx, dgain) for dy (n, D); r (n, 1) is one over the rows' root mean square, as `rms_norm` gives it."""
     normed = x * r
     dgain = (dy * normed).sum(axis=0)
     dx = dy * gain
@@ -79,6 +81,7 @@ def rms_norm_backward(dy, x, gain, r):
 
 
 def swiglu(a, b):
+    """silu(a) times b, both (n, F)."""
     half = 0.5 * a
     y = array_module(a).tanh(half)  # silu(a) = a/2 (1 + tanh(a/2))
     y += 1
@@ -88,6 +91,7 @@ def swiglu(a, b):
 
 
 def swiglu_backward(dy, a, b):
+    """(da, db) for dy (n, F)."""
     s = 0.5 * (1 + array_module(a).tanh(0.5 * a))  # sigmoid(a)
     silu = s * a
     db = dy * silu
@@ -187,6 +191,7 @@ def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
 
 
 def decoded(codes, tops, table):
+    """Numbers from their codes: an entry of the table times the largest magnitude of its block."""
     return table[codes] * tops.repeat(BLOCK)[: codes.size].reshape(codes.shape)
 
 

@@ -42,6 +42,7 @@ def main(argv):
 
 
 def flags():
+    """The command's parser."""
     parser = Parser(prog="python -m minisl.memory", description="What a training step holds in memory, by kind.",
                     epilog="and the flags of python -m minisl.train (--help there)")
     parser.add_argument("--method", "--peft_model", nargs="+", help="one or several (default: sltrain)")
@@ -92,6 +93,7 @@ def show_measured(s):
 
 
 def show_paper(plot):
+    """Print the paper's table and figure beside ours, and draw them if asked to."""
     rows = list(paper.bars())
     for part in (paper.table(), paper.figure(rows), paper.ladder()):
         print("\n".join(part), end="\n\n")
@@ -113,12 +115,14 @@ def draw(path, rows, title):
 
 
 def config_of(settings):
+    """The LlamaConfig of these settings, with the paper's vocabulary where none is said."""
     config = settings.model_config()
     config.vocab_size = config.vocab_size or 32000
     return config
 
 
 def described(s):
+    """The job in words."""
     return ", ".join([f"{'tiny' if s.tiny and not s.config else s.config}, {s.batch_size} x {s.seq_len} tokens, {s.optimizer}",
                       *["per layer"] * s.per_layer, *["checkpointing"] * s.activation_checkpointing])
 

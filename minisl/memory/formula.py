@@ -84,4 +84,5 @@ def all_held(method, config):
 
 
 def itemsize(dtype):
+    """Bytes of a number: of a dtype's name, or that many."""
     return dtype if isinstance(dtype, int) else 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize

@@ -80,6 +80,7 @@ def each_backward(model, note):
 
 
 def gradient_bytes(parameters):
+    """Bytes of all gradients that are there."""
     return nbytes(p.grad for p in parameters if p.grad is not None)
 
 
@@ -118,6 +119,7 @@ def own_arrays(model):
 
 
 def flat(values):
+    """The arrays in lists in lists."""
     for value in values:
         if isinstance(value, list | tuple):
             yield from flat(value)
@@ -126,4 +128,5 @@ def flat(values):
 
 
 def nbytes(arrays):
+    """Bytes of these arrays together."""
     return sum(a.nbytes for a in arrays)

@@ -43,6 +43,7 @@ BATCHES, LENGTH = (1, 16), 256  # the paper does not say how many sequences; 1 x
 
 
 def model_of(size):
+    """The LlamaConfig of a size of the paper, such as "60m"."""
     return LlamaConfig.from_dict(read_config(size))
 
 
@@ -111,6 +112,7 @@ def bars():
 
 
 def estimated(name, size, optimizer, per_layer, batch=BATCHES[0], index_bytes=8):
+    """`estimate` with the paper's dtype, length and settings."""
     return estimate(method_of(name, size), model_of(size), batch, LENGTH, "bfloat16", optimizer, index_bytes, per_layer)
 
 

@@ -89,6 +89,7 @@ def clipped(g, v, threshold):
 
 
 def warmth(k, N):
+    """What a step is multiplied by, k updates after the moments were forgotten: from about 0.01 up to 1 at N."""
     return 1 - 0.99 * (1 + math.cos(math.pi * k / (N + 1))) / 2 if k <= N else 1.0
 
 

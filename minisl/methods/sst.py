@@ -115,10 +115,12 @@ def clip(S):
 
 
 def unit_columns(U):
+    """Bring each column of U to length 1, in place."""
     U /= array_module(U).sqrt((U * U).sum(axis=0))
 
 
 def unit_rows(V):
+    """Bring each row of V to length 1, in place."""
     unit_columns(V.T)
 
 

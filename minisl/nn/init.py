@@ -14,6 +14,7 @@ def normal(rng, shape, std, dtype):
 
 
 def constant(rng, shape, value, dtype):
+    """An array full of `value`; without memory where rng is None."""
     return _shape_only(shape, dtype) if rng is None else np.full(shape, value, dtype)
 
 

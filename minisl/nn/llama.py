@@ -156,6 +156,8 @@ class PackedCache:
 
 
 class PackedLayer:
+    """One layer's caches of several sequences."""
+
     def __init__(self, layers, counts):
         self.layers, self.ends = layers, np.cumsum(counts).tolist()
 
@@ -167,6 +169,8 @@ class PackedLayer:
 
 
 class LayerCache:
+    """Keys and values of one layer, with room for more than there are."""
+
     length = 0
     keys = values = None  # (B, H_kv, room, d), the first `length` positions filled
 

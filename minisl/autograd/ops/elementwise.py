@@ -245,22 +245,27 @@ def pair(a, b):
 
 
 def add(a, b):
+    """a plus b. Both broadcast."""
     return Add.apply(*pair(a, b))
 
 
 def sub(a, b):
+    """a minus b. Both broadcast."""
     return Sub.apply(*pair(a, b))
 
 
 def mul(a, b):
+    """a times b, element by element. Both broadcast."""
     return Mul.apply(*pair(a, b))
 
 
 def div(a, b):
+    """a over b, element by element. Both broadcast."""
     return Div.apply(*pair(a, b))
 
 
 def maximum(a, b):
+    """The larger of a and b, element by element. Both broadcast."""
     return Maximum.apply(*pair(a, b))
 
 
@@ -271,6 +276,7 @@ def where(mask, a, b):
 
 
 def neg(x):
+    """Minus x."""
     return Neg.apply(x)
 
 
@@ -282,28 +288,35 @@ def power(x, exponent):
 
 
 def exp(x):
+    """e to the power of each element."""
     return Exp.apply(x)
 
 
 def log(x):
+    """The natural logarithm of each element."""
     return Log.apply(x)
 
 
 def sqrt(x):
+    """The square root of each element."""
     return Sqrt.apply(x)
 
 
 def rsqrt(x):
+    """One over the square root of each element."""
     return Rsqrt.apply(x)
 
 
 def tanh(x):
+    """The hyperbolic tangent of each element."""
     return Tanh.apply(x)
 
 
 def sigmoid(x):
+    """1 / (1 + e^-x) of each element."""
     return Sigmoid.apply(x)
 
 
 def silu(x):
+    """Each element times its sigmoid."""
     return SiLU.apply(x)

@@ -163,6 +163,7 @@ def rows(x):
 
 
 def linear(x, weight):
+    """x W^T: x (..., in), weight (out, in) to (..., out). Raises ValueError for widths that differ."""
     return Linear.apply(x, weight)
 
 
@@ -193,6 +194,7 @@ def linear_cross_entropy(x, weight, labels, scale=1.0):
 
 
 def check_labels(op, name, shape, labels, vocab):
+    """Raise ValueError for labels of another shape, not integers, or outside of the vocabulary."""
     if shape[:-1] != labels.shape:
         raise ValueError(f"{op}: {name} {shape} needs labels {shape[:-1]}, got {labels.shape}")
     if array_module(labels) is not np:

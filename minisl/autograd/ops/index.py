@@ -44,6 +44,7 @@ class Gather(Function):
 
 
 def getitem(x, key):
+    """x[key], for what NumPy takes as a key. An element that is taken twice gets both gradients."""
     return GetItem.apply(x, key=key)
 
 

@@ -91,20 +91,25 @@ class LogSoftmax(Function):
 
 
 def sum(x, axis=None, keepdims=False):
+    """The sum over an axis, a tuple of axes, or all."""
     return Sum.apply(x, axis=axis, keepdims=keepdims)
 
 
 def mean(x, axis=None, keepdims=False):
+    """The mean over an axis, a tuple of axes, or all."""
     return Mean.apply(x, axis=axis, keepdims=keepdims)
 
 
 def max(x, axis=None, keepdims=False):
+    """The maximum over an axis, a tuple of axes, or all. Equal maxima share the gradient."""
     return Max.apply(x, axis=axis, keepdims=keepdims)
 
 
 def softmax(x, axis=-1):
+    """e^x over its sum along the axis."""
     return Softmax.apply(x, axis=axis)
 
 
 def log_softmax(x, axis=-1):
+    """The logarithm of `softmax`, without overflow."""
     return LogSoftmax.apply(x, axis=axis)

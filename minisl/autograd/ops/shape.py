@@ -51,20 +51,24 @@ class Concatenate(Function):
 
 
 def reshape(x, shape):
+    """The same elements in another shape; one length may be -1."""
     return Reshape.apply(x, shape=shape)
 
 
 def permute(x, axes):
+    """The axes in another order."""
     return Permute.apply(x, axes=tuple(a % x.ndim for a in axes))
 
 
 def swapaxes(x, a, b):
+    """Axes a and b exchanged."""
     axes = list(range(x.ndim))
     axes[a], axes[b] = axes[b], axes[a]
     return permute(x, axes)
 
 
 def concatenate(xs, axis=0):
+    """Tensors one after the other along an axis."""
     return Concatenate.apply(*xs, axis=axis)
 
 
