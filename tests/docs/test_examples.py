@@ -29,6 +29,7 @@ HERE = "tests/docs/test_examples.py"
 RUN_BY = {  # page -> the test that runs its Python blocks
     "README.md": HERE,  # and tests/test_docs_api.py
     "docs/adding-a-corpus.md": "tests/docs/test_corpus.py",
+    "docs/adding-a-kernel.md": "tests/docs/test_adding_a_kernel.py",
     "docs/adding-a-method.md": "tests/test_docs_method.py",
     "docs/api.md": "tests/test_docs_api.py",
     "docs/cuda.md": HERE,
@@ -36,6 +37,7 @@ RUN_BY = {  # page -> the test that runs its Python blocks
     "docs/distributed.md": HERE,
     "docs/generation.md": HERE,
     "docs/hf.md": HERE,
+    "docs/paper.md": "tests/docs/test_paper.py",  # lines of minisl, looked up there
 }
 COMMANDS = ("train", "evaluate", "generate", "export", "compare", "memory", "analysis", "bench", "ladder", "doctor", "data",
             "kernels.cuda.nvrtc")
@@ -234,7 +236,7 @@ def check_line(words, page):
         if module.startswith("minisl."):
             if module.removeprefix("minisl.") not in COMMANDS:
                 raise InputError(f"{module}: no such command")
-            if "lion" not in argv:  # tests/test_docs_method.py takes these
+            if not {"lion", "gather"} & set(argv):  # of adding-a-method.md and adding-a-kernel.md, whose own tests run these
                 take(module.removeprefix("minisl."), argv)
         elif module == "pytest":
             for path in (w for w in argv if w.startswith("tests/")):
@@ -263,8 +265,8 @@ def check_line(words, page):
 def lines_of(text):
     """The commands of a page's shell blocks, each as words."""
     for block in blocks(text, "(?:sh|bash|console)"):
-        for line in block.replace("\\\n", "").splitlines():
-            line = line.removeprefix("$ ")
+        lines = block.replace("\\\n", "").splitlines()
+        for line in [line[2:] for line in lines if line.startswith("$ ")] or lines:  # where there is a prompt, the rest is output
             for part in re.split(r" && |; ", line) if '"import' not in line else [line]:
                 words = shlex.split(part, comments=True)
                 words = words[: words.index(">")] if ">" in words else words
