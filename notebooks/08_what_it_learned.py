@@ -274,7 +274,7 @@ for path in layers:
         sigma, low, _ = along(L, sparse)
         heads[name].append(low[:RANK].sum() / sigma[:RANK].sum())
         tails[name].append(low[RANK:].sum() / sigma[RANK:].sum())
-print("L's share of the first r singular values, mean of 14: learned {:.2f}, shuffled {:.2f}".format(*map(np.mean, heads.values())))
+print("L's share of the first r, mean of 14 matrices: learned {:.2f}, shuffled {:.2f}".format(*map(np.mean, heads.values())))
 assert np.abs(np.subtract(heads["learned"], heads["shuffled"])).max() < 0.05
 assert max(tails["learned"] + tails["shuffled"]) < 0.2
 
@@ -312,14 +312,16 @@ for path in layers:
     weights.append(cosine(L, S))
     outputs.append(cosine(X @ L.T, X @ S.T))
     control.append([cosine(X @ L.T, X @ shuffled(S, seed).T) for seed in range(5)])
-    np.testing.assert_allclose((weights[-1], outputs[-1]), (parts.cancellation(L, S)[0], parts.cancellation(L, S, X)[0]), atol=1e-9)
+    np.testing.assert_allclose(weights[-1], parts.cancellation(L, S)[0], atol=1e-9)  # the package's
+    np.testing.assert_allclose(outputs[-1], parts.cancellation(L, S, X)[0], atol=1e-9)
 
 figure, axes = plt.subplots(figsize=(8, 3.4))
 x = [short(path) for path in layers]
 axes.plot(x, outputs, "o", label="outputs")
 axes.plot(x, weights, "s", label="weights")
 for seed in range(5):
-    axes.plot(x, np.array(control)[:, seed], "x", color=PALETTE[7], markersize=4, label="outputs, S shuffled" if seed == 0 else None)
+    label = "outputs, S shuffled" if seed == 0 else None
+    axes.plot(x, np.array(control)[:, seed], "x", color=PALETTE[7], markersize=4, label=label)
 axes.axhline(0, color="black", linewidth=1)
 axes.set(ylabel="cosine of L and S", title="The parts help each other a little; they do not cancel")
 axes.legend(ncols=3)
@@ -517,7 +519,7 @@ assert low_only < 0.5
 #
 # small = np.mean([np.sort(note[2] ** 2)[: len(note[2]) // 2].sum() / (note[2] ** 2).sum() for note in notes[STEPS].values()])
 # half = loss_with(pruned)
-# print(f"the smaller half holds {small:.2f} of the squares; loss {trained:.2f} -> {half:.2f}, without any S {damage['L alone']:.2f}")
+# print(f"the smaller half holds {small:.2f} of the squares; loss {trained:.2f} -> {half:.2f}, without S {damage['L alone']:.2f}")
 # assert small < 0.1
 # assert half - trained < 0.2 * (damage["L alone"] - trained)
 # ```
