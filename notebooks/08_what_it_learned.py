@@ -38,9 +38,9 @@ plt = notebook_style()
 # %% [markdown]
 # ## Train, and take notes
 #
-# Two blocks of width 96, $r = 24$, $\delta = 0.05$, bytes of Python's own documentation. The loop is the one of
-# `minisl/analysis/job.py`, written out so that we can copy $B$, $A$ and the values $v$ of all 14 matrices now and then. The
-# times are close together at first: that is when most changes.
+# Two blocks, rank a quarter of the width, 5 entries of $S$ in a hundred, bytes of Python's own documentation. The loop is the
+# one of `minisl/analysis/job.py`, written out so that we can copy $B$, $A$ and the values $v$ of all matrices now and then. The
+# notes are close together at first: that is when most changes.
 
 # %% tags=["trained"]
 RANK, DELTA, STEPS, PEAK = 24, 0.05, 700, 2.5e-3
@@ -90,7 +90,7 @@ for path, layer in layers.items():
     L, S = split(path)
     np.testing.assert_allclose(L + S, layer.to_dense(), atol=1e-5)
     np.testing.assert_allclose((L, S), parts.split(layer))
-print(PATH.rpartition(".")[2], "is", L.shape[0], "x", L.shape[1], "at most; all 14 agree with the layers")
+print(f"all {len(layers)} are L + S; {PATH.rpartition('.')[2]} is", " x ".join(map(str, split(PATH)[0].shape)))
 
 # %% [markdown]
 # ## Spectra
@@ -263,28 +263,34 @@ plt.show()
 
 # %% [markdown]
 # The left picture is the paper's. Now look at the right one. There the values of $S$ were dealt out anew among its places:
-# whatever $S$ had learned about $L$ is gone. And the picture is the same.
+# whatever $S$ had learned is gone. And the picture is nearly the same.
 
 # %% tags=["trained"]
 heads = {name: [] for name in ("learned", "shuffled")}
-tails = {name: [] for name in heads}
+tails, tops = ({name: [] for name in heads} for _ in range(2))
 for path in layers:
     L, S = split(path)
     for name, sparse in (("learned", S), ("shuffled", shuffled(S))):
-        sigma, low, _ = along(L, sparse)
+        sigma, low, high = along(L, sparse)
+        tops[name].append(high[0] / sigma[0])
         heads[name].append(low[:RANK].sum() / sigma[:RANK].sum())
         tails[name].append(low[RANK:].sum() / sigma[RANK:].sum())
 print("L's share of the first r, mean of 14 matrices: learned {:.2f}, shuffled {:.2f}".format(*map(np.mean, heads.values())))
 assert np.abs(np.subtract(heads["learned"], heads["shuffled"])).max() < 0.05
 assert max(tails["learned"] + tails["shuffled"]) < 0.2
+more = np.subtract(tops["learned"], tops["shuffled"])  # S's share of the very first direction
+assert min(more) < 0 < max(more)
 
 # %% [markdown]
-# In each of the 14 matrices the share of $L$ in the head is the same to within 0.05, learned or shuffled, and its share of the
-# tail is below 0.2 in both.
+# In each matrix $L$'s share of the head is the same to within 0.05, learned or shuffled, and its share of the tail is below 0.2
+# in both.
 #
-# So "$L$ the head, $S$ the tail" is no division of labour that training discovered. It is what *any* sum of a rank-$r$ matrix
-# with large values and a spread-out one looks like: by Weyl's inequality $\sigma_{i+r}(W) \le \sigma_i(S)$, beyond index $r$
-# only $S$ can hold anything up. True, useful, and no evidence for cooperation. For that, ask about outputs.
+# So "$L$ the head, $S$ the tail" is no division of labour that training discovered. It is what *any* sum looks like of a
+# rank-$r$ matrix with large values and a spread-out one: by Weyl's inequality $\sigma_{i+r}(W) \le \sigma_i(S)$, beyond index
+# $r$ only $S$ can hold anything up. True, useful, and no evidence for cooperation.
+#
+# In the figure the learned $S$ has more of the very first directions than the shuffled one. That is so in some matrices and the
+# other way round in others. Cooperation, if there is any, must be looked for elsewhere: in outputs.
 #
 # ## Do they work against each other?
 #
@@ -294,7 +300,7 @@ assert max(tails["learned"] + tails["shuffled"]) < 0.2
 # $$\cos = \frac{\langle P, Q \rangle}{\|P\|_F \|Q\|_F} , \qquad P, Q = L, S \quad\text{or}\quad P, Q = X L^\top, X S^\top$$
 #
 # in weights, or in what the layer really puts out for inputs $X$ (n, in). Negative: they cancel. Zero: they ignore each other.
-# `kept`, the norm $\|P + Q\| / (\|P\| + \|Q\|)$, is 1 if both point the same way and 0.71 for equal parts at right angles.
+# `kept`, the norm $\|P + Q\| / (\|P\| + \|Q\|)$, is 1 if both point the same way and $1/\sqrt 2$ for equal parts at right angles.
 
 # %% tags=["trained"]
 ids = text.held_out[:4096].astype(int).reshape(-1, 64)
@@ -311,7 +317,7 @@ for path in layers:
     (L, S), X = split(path), inputs[path]
     weights.append(cosine(L, S))
     outputs.append(cosine(X @ L.T, X @ S.T))
-    control.append([cosine(X @ L.T, X @ shuffled(S, seed).T) for seed in range(5)])
+    control.append([cosine(X @ L.T, X @ shuffled(S, seed).T) for seed in range(10)])
     np.testing.assert_allclose(weights[-1], parts.cancellation(L, S)[0], atol=1e-9)  # the package's
     np.testing.assert_allclose(outputs[-1], parts.cancellation(L, S, X)[0], atol=1e-9)
 
@@ -319,26 +325,30 @@ figure, axes = plt.subplots(figsize=(8, 3.4))
 x = [short(path) for path in layers]
 axes.plot(x, outputs, "o", label="outputs")
 axes.plot(x, weights, "s", label="weights")
-for seed in range(5):
+for seed in range(10):
     label = "outputs, S shuffled" if seed == 0 else None
     axes.plot(x, np.array(control)[:, seed], "x", color=PALETTE[7], markersize=4, label=label)
 axes.axhline(0, color="black", linewidth=1)
-axes.set(ylabel="cosine of L and S", title="The parts help each other a little; they do not cancel")
+axes.set(ylabel="cosine of L and S", ylim=(-0.2, 0.45), title="The parts help each other a little; they do not cancel")
 axes.legend(ncols=3)
 plt.show()
 
 # %% tags=["trained"]
 narrow = [c for path, c in zip(layers, outputs) if path.endswith(("q_proj", "k_proj", "down_proj"))]
+above = (np.array(outputs) > np.max(control, axis=1)).sum()
 assert 0 < min(outputs) < max(outputs) < 0.5
-assert np.abs(control).max() < 0.12
+assert above >= 12  # of 14 matrices
+assert np.abs(control).max() < 0.2
 assert -0.1 < min(weights) < max(weights) < 0.2
 assert np.mean(narrow) > np.mean(outputs)
 print("cosines of outputs: all above 0, the largest in q, k and down; of weights: all near 0")
 
 # %% [markdown]
-# The cosines of the outputs are all positive and below 0.5, largest in q, k and down. Those of the controls stay within 0.12 of
-# zero on both sides, so most of these are real: $S$ *did* learn to point where $L$ points, on the inputs that come. In the
-# weights there is much less to see: the two agree in the few directions that the inputs have, not in all.
+# The cosines of the outputs are all positive and below 0.5, largest in q, k and down. In at least 12 of the 14 matrices they
+# are above *every* one of ten shuffles, which scatter around zero. So $S$ did learn to point where $L$ points, on the inputs
+# that come. In the weights there is much less to see: the two agree in the few directions that the inputs have, not in all. (A
+# cosine of outputs needs such a control. Where inputs have few directions, two random matrices may differ from zero by 0.1 and
+# more.)
 #
 # No cancellation here, then. That is no refutation: another size, another rate, 700 updates instead of tens of thousands.
 #
