@@ -18,7 +18,9 @@
 
 # %%
 import copy
+import os
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: matrices as small as these are slower on two
 import numpy as np
 
 from minisl.analysis import parts
@@ -411,8 +413,8 @@ print("nats per byte:", ", ".join(f"{name} {loss:.1f}" for name, loss in damage.
 assert min(list(damage.values())[1:]) > 1.5 * trained
 
 # %% [markdown]
-# Neither part is a model. $S$ holds few of the parameters and is no garnish: without it, or with its values in disorder, the
-# model is worse than half as good again. That is the measurement that the picture of directions could not give.
+# Neither part is a model. $S$ holds a small share of the parameters and is no garnish: without it, or with its values in
+# disorder, the loss is more than half as high again. That is the measurement that the picture of directions could not give.
 #
 # ## What the model says
 #
@@ -439,8 +441,7 @@ for name, one in (("L + S", model), ("L alone", changed(without_S)), ("S alone",
     print(f"{name:8s}{say(one)}")
 
 # %% [markdown]
-# The whole model spells: words, or nearly. Each part alone has kept which bytes are frequent, and little about which follows
-# which.
+# The whole model writes words, or nearly. Each part alone babbles, in syllables that repeat.
 #
 # ## Where it looks
 #
