@@ -152,7 +152,7 @@ PUBLISHED_SHARE, PUBLISHED_SIZE = 0.97, 0.04  # of the residual's entries of a t
 R = W - best(RANK)
 size = np.sort(np.abs(R), axis=None)
 limit = size[int(0.97 * R.size)]
-print(f"97 % of |R| below {limit:.3f}; the largest of |W| is {np.abs(W).max():.2f}")
+print(f"97 % of |R| below {limit:.3f}; the largest of |W| is {np.abs(W).max():.1f}")
 
 figure, (whole, rest, histogram) = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=(1, 1, 1.2))
 for axes, matrix, name in ((whole, W, "|W|"), (rest, R, f"|R| = |W - best of rank {RANK}|")):
