@@ -337,7 +337,7 @@ for name, gigabytes in A100.items():
     print(f"7B, {name:38} {gigabytes:5.1f} GB, {1 - gigabytes / 67.4:4.0%} less than the first")
 
 # %% [markdown]
-# 73 % in all, and 29.4 to 18.3 is SLTrain's own share. [06](06_memory.ipynb) rebuilds these numbers byte by byte.
+# In all it is 73 %, and 29.4 to 18.3 is SLTrain's own share. [06](06_memory.ipynb) rebuilds these numbers byte by byte.
 #
 # And what does it cost? A hyperparameter more (delta); a scale $\alpha/r$ that belongs to the learning rate; a sparse product,
 # for which most libraries have no fast kernel ([05](05_kernels.ipynb) writes one); and a slightly higher loss, in most of the

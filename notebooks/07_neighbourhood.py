@@ -538,10 +538,10 @@ assert gap < HEAD["galore", "its own rule"] - HEAD["galore", "Adam"]
 print(f"GaLore and Muon, both with Adam outside, are {gap:.2f} apart")
 
 # %% [markdown]
-# GaLore loses more by projecting the head too than there is between it and Muon: a gradient of the head has a row per token,
-# frequent ones and rare ones, and a common subspace of few directions does not do them justice. With plain SGD at the same rate
-# nothing outside the blocks moves enough, and the blocks cannot make up for it. A paper that ran both ways (Alice and RACS)
-# found at 60M:
+# GaLore loses more by projecting embeddings and head too than there is between it and Muon. Perhaps because a gradient there
+# has a row per token, frequent ones and rare ones, and a common subspace of few directions does not do them justice. With plain
+# SGD at the same rate (it would want a far larger one) nothing outside the blocks moves enough, and the blocks cannot make up
+# for it. A paper that ran both ways (Alice and RACS) found at 60M:
 
 # %%
 ALICE = {"GaLore": (38.91, 34.88), "Fira": (33.77, 31.06)}  # head not on Adam, head on Adam
