@@ -42,7 +42,7 @@ RUN_BY = {  # page -> the test that runs its Python blocks
 COMMANDS = ("train", "evaluate", "generate", "export", "compare", "memory", "analysis", "bench", "ladder", "doctor", "data",
             "kernels.cuda.nvrtc")
 OTHERS = ("cd", "git", "sha256sum", "jupyter", "sphinx-build", "python3", "pip", "source", ".", "export", "mkdir")
-NOT_OURS = set()  # --flags of other programs that pages name
+NOT_OURS = {"--python", "--upgrade", "--force-reinstall", "--gpus"}  # flags of other programs that pages name
 
 
 def read(page):
