@@ -13,7 +13,7 @@ from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(?<!!)\[((?:[^\]\n]|\n(?!\n))+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2.*?$)", re.M | re.S)
 HEAD = """# Notebooks
 
