@@ -22,7 +22,7 @@ from minisl.command import Parser
 from minisl.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-MADE = ("notebooks", "_build")  # folders of docs/ that a build makes
+MADE = ("notebooks", "reference", "_build")  # folders of docs/ that a build makes
 PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")
                               if p.relative_to(ROOT).parts[1] not in MADE)]
 HERE = "tests/docs/test_examples.py"
@@ -244,6 +244,9 @@ def check_line(words, page):
                     raise InputError(f"{path}: no such file")
         elif module == "pip":
             check_line(["pip", *argv], page)
+        elif module == "sphinx":
+            if not (ROOT / argv[-2] / "conf.py").exists():
+                raise InputError(f"{argv[-2]}: has no conf.py")
         else:
             raise InputError(f"python -m {module}: unknown here")
     elif words[0] == "python" and words[1] == "-c":
@@ -258,7 +261,7 @@ def check_line(words, page):
     elif words[0] == "sed":
         if not (ROOT / words[2]).exists():
             raise InputError(f"{words[2]}: no such file")
-    elif words[0] not in OTHERS and not os.access(ROOT / words[0], os.X_OK):
+    elif words[0].removeprefix(".venv/bin/") not in OTHERS and not os.access(ROOT / words[0], os.X_OK):
         raise InputError(f"{words[0]}: what is this? say in tests/docs/test_examples.py how to check it")
 
 
