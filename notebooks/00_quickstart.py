@@ -32,7 +32,8 @@ plt = notebook_style()
 # A LLaMA is a stack of blocks, and a block has seven matrices: four in its attention (q, k, v, o) and three in its MLP (gate,
 # up, down). Training keeps more than the weights. The usual optimizer, Adam, remembers **two more numbers for every weight**: a
 # running mean of its gradient and one of the gradient's square, its *moments*. Let us count, for two sizes of the paper: $h$ is
-# the width of the model, $f$ the width inside the MLP, $L$ the number of blocks, $V$ the number of different tokens.
+# the width of the model, $f$ the width inside the MLP, $L$ the number of blocks, $V$ the number of different tokens. A number
+# takes 2 bytes (bfloat16).
 
 # %%
 SIZES = {"60M": {"h": 512, "f": 1376, "L": 8, "V": 32000}, "7B": {"h": 4096, "f": 11008, "L": 32, "V": 32000}}
@@ -60,8 +61,9 @@ for name, size in SIZES.items():
 #
 # $$W = B A \qquad\text{has } r\,(m + n) \text{ numbers instead of } m\,n .$$
 #
-# The price: $BA$ has rank at most $r$, and it sees only $r$ directions of its input. A model *trained* like that from the start
-# gets clearly worse. SLTrain's repair is to add a **sparse matrix** $S$, a few percent of whose entries are not zero:
+# The price: $BA$ has rank at most $r$, so it sees only $r$ directions of its input. The published models that were *trained* like
+# that from the start are clearly worse. SLTrain's repair is to add a **sparse matrix** $S$, a few percent of whose entries are
+# not zero:
 #
 # $$\boxed{\;W \;=\; \frac{\alpha}{r}\, B A \;+\; S\;}$$
 #
@@ -106,9 +108,9 @@ for r, delta in [(8, 0.01), (8, 0.02), (8, 0.05), (8, 0.1), (16, 0.05)]:
 
 # %% [markdown]
 # The ranks add up, until 64 is reached. With $r = 8$ and 5 % of the entries, $W$ already has all 64: at the cost of
-# $8 \cdot 128 + 0.05 \cdot 64^2$ numbers instead of $64^2$, no direction is out of reach. The paper proves that a density of
-# about $\log(n)/n$ is enough almost surely; [03](03_sltrain.ipynb) goes through the proof, and [04](04_why_random.ipynb) asks
-# whether *better* positions than random ones would help.
+# $8 \cdot 128 + 0.05 \cdot 64^2$ numbers instead of $64^2$, no direction is out of reach. The paper's proposition: a density of
+# the order of $\log(n)/n$ gives full rank with high probability. [03](03_sltrain.ipynb) proves it, and
+# [04](04_why_random.ipynb) asks whether *better* positions than random ones would help.
 #
 # (Rank says what can be reached, not how well it works. For that we have to train.)
 #
@@ -126,10 +128,10 @@ with redirect_stdout(said), redirect_stderr(said):
     run = pretrain(tiny=True, steps=300, eval_every=100, callbacks=[LivePlot(title="SLTrain")])
 
 # %% [markdown]
-# The loss is the mean of $-\log p$, with $p$ what the model gave to the token that really came next, so at first it is $\log$
-# of the number of tokens: nothing is known. The orange points are the loss on text that is held out, which the model never
-# trains on. Everything about the run is now in a folder, `runs/001-sltrain` for the first: weights, tokenizer, one line of
-# `metrics.jsonl` for each update.
+# The loss is the mean of $-\log p$, with $p$ the probability that the model gave to the token that really came next. (The
+# logarithm is the natural one, hence the unit, *nats*.) At first nothing is known, and $p$ is 1 over the number of different
+# tokens. The points are the loss on text that is held out, which the model never trains on. Everything about the run is now in a
+# folder, `runs/001-sltrain` for the first: weights, tokenizer, one line of `metrics.jsonl` for each update.
 
 # %% tags=["trained"]
 from minisl import metrics
@@ -143,10 +145,13 @@ print(f"held-out loss at the end {last['val_loss']:.2f}")
 print(f"that is {last['bits_per_byte']:.2f} bits per byte; uncompressed text has 8")
 
 # %% [markdown]
+# Bits per byte is the held-out loss in bits ($\log_2$ instead of $\log$), shared out over the bytes of the text. It can be
+# compared with that of a model whose tokens are longer or shorter.
+#
 # ## Let it write
 #
-# The model draws a next token from its $p$, appends it, and goes on. It has read half a million tokens: expect the look of
-# documentation, not sense.
+# The model draws a next token from its $p$, appends it, and goes on. It has read little: expect the look of documentation, not
+# sense.
 
 # %% tags=["timing"]
 from minisl.generate import complete
@@ -209,10 +214,10 @@ assert ranks[1] < ranks[2] == 128
 print("ranks of L, S and W:", *ranks)
 
 # %% [markdown]
-# The formula, with real numbers in it. $L$ is stripes: rows and columns that go together. $S$ is dust, and its few entries are
-# the larger ones by far. A matrix's *singular values* say how strongly it acts, direction by direction: those of $L$ end at 32,
-# those of $S$ fall slowly over nearly all 128. Together no direction is lost. [08](08_what_it_learned.ipynb) reads more out of
-# trained matrices.
+# The formula, with real numbers in it. (From here on $L$ is the low-rank part.) $L$ is stripes: rows and columns that go
+# together. $S$ is dust, and its few entries are the larger ones by far. A matrix's *singular values* say how strongly it acts,
+# direction by direction: those of $L$ end at 32, those of $S$ fall slowly over nearly all 128. Together no direction is lost,
+# though the last ones are weak. [08](08_what_it_learned.ipynb) reads more out of trained matrices.
 #
 # ## Compare
 #
@@ -244,7 +249,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# With a few more parameters than low rank SLTrain does much better, and with 58 % of those of full rank it does not lag behind.
+# With a few more parameters than low rank SLTrain is well ahead, and with 58 % of those of full rank it does not lag behind.
 #
 # **Do not believe more than this shows.** 200 updates of a tiny model say who starts fast, not who ends best; there is one
 # seed; and nobody looked for the best learning rate of each. With such a comparison one can "prove" nearly anything:
@@ -263,7 +268,7 @@ for name, perplexity in PUBLISHED.items():
 
 # %% [markdown]
 # In both, SLTrain is level with full rank or better. How far low rank falls behind is another matter: tuned, it comes close to
-# SLTrain here, and 78.18 looks more like a training that failed than like what rank 128 can do.
+# SLTrain here (their ranges overlap), and 78.18 looks more like a training that failed than like what rank 128 can do.
 #
 # ## What it costs and gains
 #
@@ -340,8 +345,8 @@ for name, gigabytes in A100.items():
 # In all it is 73 %, and 29.4 to 18.3 is SLTrain's own share. [06](06_memory.ipynb) rebuilds these numbers byte by byte.
 #
 # And what does it cost? A hyperparameter more (delta); a scale $\alpha/r$ that belongs to the learning rate; a sparse product,
-# for which most libraries have no fast kernel ([05](05_kernels.ipynb) writes one); and a slightly higher loss, in most of the
-# published runs.
+# for which most libraries have no fast kernel ([05](05_kernels.ipynb) writes one); and, in the published runs (recalled), a
+# slightly higher loss.
 #
 # ## Where to go next
 #
@@ -387,6 +392,7 @@ for name, gigabytes in A100.items():
 # A low rank $r$ helps here too: with $r = 8$, $S$ may miss as many as 8.
 #
 # </details>
+#
 # **Exercise 2.** SLTrain starts with $B = 0$ and *random* values in $S$. Why not with $S = 0$, as is usual for something one
 # adds? Predict what such a run can learn, then train it: `train` has an argument `start(model)`, called before the first
 # update.
@@ -414,7 +420,6 @@ for name, gigabytes in A100.items():
 # ```
 #
 # </details>
-#
 #
 # **Exercise 3.** For which rank would SLTrain (delta 5 %, 7B) have as many parameters as full rank? Estimate it for a square
 # matrix first.

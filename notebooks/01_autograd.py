@@ -166,8 +166,6 @@ def in_order(root):
                 ready.append(parent)
 
 
-for node in (a, c, y):
-    node.grad = 0.0
 a, k = Scalar(1.0), 16
 c = 5 * a
 push(c + 2 * (3 * c), in_order)
@@ -199,7 +197,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The orange numbers are the turns. On the right, visits grow like $2^k$ or like $3k$.
+# The bold numbers are the turns. On the right, visits grow like $2^k$ or like $3k$.
 #
 # ### No recursion
 #
@@ -345,8 +343,8 @@ a.grad *= 0.1
 print("minisl:", b.grad)
 
 # %% [markdown]
-# We scaled `a.grad` and got a smaller `b.grad`. minisl therefore copies what it hands to a leaf, if the array could be known to
-# anybody else. And $a + (a + b)$:
+# We scaled `a.grad` and got a smaller `b.grad`. minisl therefore copies what it hands to a *leaf* (an array that was not computed
+# from others: a weight, an input), if anybody else could know that array. And $a + (a + b)$:
 
 # %%
 a, b = (Tensor(np.array(v), requires_grad=True) for v in ([3.0, 4.0], [5.0, 6.0]))
@@ -552,10 +550,11 @@ at = abs(np.log10(steps / 6e-6)).argmin()
 assert errors["central, float64"][at] < 1e-9 < errors["one-sided, float64"][at] < errors["central, float32"][at]
 
 # %% [markdown]
-# On the right of each valley the lines are straight: slope 2 for the central quotient, 1 for the one-sided. On the left they
-# are noise, falling with $1/h$. In float64 the central quotient has about ten good digits at $h \approx \varepsilon^{1/3}$, and
-# a tolerance of $10^{-6}$ leaves a wide margin. In float32 no step reaches that tolerance reliably: **check gradients in
-# float64**, whatever you train in. minisl's `gradcheck` refuses anything else.
+# On the right of each valley the lines are straight: slope 2 for the central quotient, 1 for the one-sided. On the left is
+# rounding, noise that grows as $1/h$ when $h$ shrinks. (At the far left of the float32 line $x \pm h$ is rounded to $x$: the
+# quotient is 0, and no digit is right.) In float64 the central quotient has about ten good digits at
+# $h \approx \varepsilon^{1/3}$, and a tolerance of $10^{-6}$ leaves a wide margin. In float32 no step reaches that tolerance
+# reliably: **check gradients in float64**, whatever you train in. minisl's `gradcheck` refuses anything else.
 #
 # ## 7. A gradient check that cannot fail
 #
@@ -584,8 +583,8 @@ def softmax(x):
     return e / e.sum()
 
 # %% [markdown]
-# Three ops to check, with inputs that look innocent. The last column is the test that matters: does the check accept a backward
-# that returns **zeros**?
+# Three ops to check, with inputs that look innocent. (Softmax's backward is derived in [02](02_llama.ipynb); here it is enough
+# that it is right.) The last column is the test that matters: does the check accept a backward that returns **zeros**?
 
 # %%
 def zeros(x, dy):
@@ -609,8 +608,8 @@ for name, (f, right, x) in cases.items():
 # - *Power:* the exponent is drawn from $\{0\}$. $x^0$ is constant, its derivative is 0, and so zeros are right here. The **draw
 #   was constant**.
 # - *Softmax:* the outputs sum to 1 whatever $x$ is. The derivative of the *sum* is zero, so with $\bar y = (1, \dots, 1)$ the
-#   right backward returns zeros too. **Weights of all ones** hide every error that is constant over the outputs, and for
-#   softmax hide everything. Means of normalised outputs have the same problem.
+#   right backward returns zeros too. **Weights of all ones** look at one combination of the outputs, their sum, and softmax's
+#   sum says nothing. The mean of normalised outputs has the same problem.
 #
 # The repair, a line for each:
 #

@@ -49,7 +49,7 @@ def differences(f, arrays, dy, h=6e-6):
         g = np.zeros_like(array)
         for i in np.ndindex(array.shape):
             old, ends = array[i], []
-            for array[i] in (old + h, old - h):
+            for array[i] in (old + h, old - h):  # writes one, then the other, into the array
                 ends.append((dy * f(*arrays)).sum())
             array[i] = old
             g[i] = (ends[0] - ends[1]) / (2 * h)
@@ -74,19 +74,20 @@ def agree(name, forward, backward, op, *arrays):
 # %% [markdown]
 # ## 1. The plan
 #
-# Token ids $(B, T)$ become rows of a table, $x\,(B, T, D)$. Then $L$ blocks follow, each adding two things to $x$:
+# Token ids $(B, T)$ become rows of a table, $x\,(B, T, D)$. Then blocks follow, each adding two things to $x$:
 #
 # $$x \leftarrow x + {\rm Attention}({\rm RMSNorm}(x)), \qquad x \leftarrow x + {\rm MLP}({\rm RMSNorm}(x)).$$
 #
-# Attention moves information between tokens; everything else treats each token alone. A last RMSNorm, a matrix product with the
-# head $(V, D)$, and we have logits $(B, T, V)$: at each position, a score for each word that might come next.
+# Attention moves information between tokens; everything else treats each token alone. A last RMSNorm, a matrix product with an
+# output matrix $(V, D)$, called the model's head, and we have logits $(B, T, V)$: at each position, a score for each word that
+# might come next.
 
 # %%
 steps = ["x  (B, T, D)", "RMSNorm", "q, k, v = products", "RoPE on q and k", "attention", "product with $W_o$", "+",
          "RMSNorm", "gate, up = products", "silu(gate) * up", "product with $W_{down}$", "+"]
 figure, axes = plt.subplots(figsize=(9.5, 2.6))
 for i, step in enumerate(steps):
-    colour = "#F5DFA5" if step == "+" else "#DCEBF5" if i in (2, 5, 8, 10) else "white"
+    colour = "#CFE0EE" if i in (2, 5, 8, 10) else "white"
     axes.text(i, 0, step, rotation=90, ha="center", va="center", fontsize=9,
               bbox={"boxstyle": "round,pad=0.4", "fc": colour, "ec": "0.4"})
     if i:
@@ -96,7 +97,7 @@ for start, end in ((0, 6), (6, 11)):
     axes.plot([start, start, end - 0.12], [0.3 if start else 0.85, 1.5, 1.5], color=PALETTE[1], linestyle="-")
     axes.annotate("", (end - 0.12, 0.2), (end - 0.12, 1.52), arrowprops={"arrowstyle": "->", "color": PALETTE[1], "lw": 1.5})
     axes.text((start + end) / 2, 1.6, "residual", color=PALETTE[1], ha="center")
-axes.set(xlim=(-0.6, 11.5), ylim=(-1.4, 2), title="One block. Blue: the seven matrices, which SLTrain replaces")
+axes.set(xlim=(-0.6, 11.5), ylim=(-1.4, 2), title="One block. Shaded: the seven matrices, which SLTrain replaces")
 axes.axis("off")
 plt.show()
 
@@ -163,7 +164,7 @@ agree("linear", linear, linear_backward, ops.linear, rng.standard_normal((2, 3, 
 #
 # $$\frac{\partial r}{\partial x_i} = -\frac12\,(\cdot)^{-3/2}\, \frac{2 x_i}{D} = -\frac{r^3 x_i}{D} .$$
 #
-# Then $y_j$ depends on $x_i$ in two ways, directly if $i = j$, and through $r$ always:
+# Then $y_j$ depends on $x_i$ in two ways, directly if $i = j$, and through $r$ always. With $\delta_{ij} = 1$ if $i = j$, else 0:
 #
 # $$\frac{\partial y_j}{\partial x_i} = g_j \Big( r\, \delta_{ij} - x_j \frac{r^3 x_i}{D} \Big) .$$
 #
@@ -287,9 +288,9 @@ print("at (3, 1), (13, 11), (103, 101):", *(f"{score(q, k, m, m - 2):.6f}" for m
 print("at (3, 0):                      ", f"{score(q, k, 3, 0):.6f}")
 
 # %% [markdown]
-# For a query and a key of ones the score at distance $s$ is $2\sum_i \cos(s\,\omega_i)$. Move the sliders. With a small
-# $\theta$ all clocks have turned round soon, and beyond that the score no longer tells near from far; with a large one it keeps
-# falling slowly. That is why models for long texts raise $\theta$. In a wide head many clocks average out to a smooth curve.
+# For a query and a key of ones the score at distance $s$ is $2\sum_i \cos(s\,\omega_i)$. Move the sliders. With a small $\theta$
+# all clocks have turned round soon, and beyond that the score no longer tells near from far; with a large one it keeps falling
+# slowly. That is why models for long texts raise $\theta$. In a wide head many clocks average out: the curve gets smoother.
 
 # %%
 def draw(theta, d):
@@ -328,14 +329,16 @@ print("rows in the order", order, "- equal:", np.allclose(converted, truth), "- 
 # %% [markdown]
 # ## 6. Causal attention
 #
-# For one head, with $Q, K, V\,(T, d)$:
+# Three products with the normalised $x$ give each token a *query* (what it looks for), a *key* (what it can be found by) and a
+# *value* (what it hands on), each of width $D$, cut into $H$ heads of width $d$. Queries and keys are turned by RoPE. Then, for
+# one head, with $Q, K, V\,(T, d)$:
 #
 # $$S = \frac{Q K^\top}{\sqrt d} + M, \qquad P = {\rm softmax}(S) \text{ over each row}, \qquad O = P V .$$
 #
 # Row $i$ of $P$ says from where token $i$ takes its information. The mask $M$ is 0 for $j \le i$ and $-\infty$ for $j > i$: a
-# token that is to be predicted must not be seen. Why $\sqrt d$? If the entries of $q$ and $k$ are independent with variance 1,
-# then $q \cdot k = \sum_i q_i k_i$ has variance $d$. Undivided, the softmax of wide heads starts out saturated, and where it is
-# saturated its gradient vanishes:
+# token that is to be predicted must not be seen. Why $\sqrt d$? If the entries of $q$ and $k$ are independent, with mean 0 and
+# variance 1, then $q \cdot k = \sum_i q_i k_i$ has variance $d$. Undivided, the softmax of a wide head would be saturated (nearly
+# all of a row on one key), and where it is saturated its gradient vanishes:
 
 # %%
 for d in (4, 64, 1024):
@@ -429,7 +432,8 @@ plt.show()
 # %% [markdown]
 # ## 7. SwiGLU
 #
-# Two products of the same input, $a = x W_{\rm gate}^\top$ and $b = x W_{\rm up}^\top$, both $(N, F)$, and
+# The MLP takes two products of the same input, $a = x W_{\rm gate}^\top$ and $b = x W_{\rm up}^\top$, both $(N, F)$. Its result
+# is $y\,W_{\rm down}^\top$ with
 #
 # $$y = {\rm silu}(a)\, b, \qquad {\rm silu}(a) = a\, s, \qquad s = \sigma(a) = \frac{1}{1 + e^{-a}} .$$
 #
@@ -513,13 +517,13 @@ for axes, steps in zip(panels, (0, 2, 20)):
     axes.bar(np.arange(6) + 0.2, dz, 0.4, color=PALETTE[4], hatch="//", label="gradient dz")
     axes.set(xticks=range(6), xticklabels=words, title=f"after {steps} steps: loss {-np.log(p[3]):.2f}")
     assert abs(dz.sum()) < 1e-12
-panels[0].set_ylabel("the right word is dog")
+panels[0].set_ylabel("p and dz; dog is right")
 panels[0].legend(loc="lower left", fontsize=8)
 plt.show()
 
 # %% [markdown]
-# A step against the gradient lowers every wrong word in proportion to its probability and raises the right one. The entries of
-# $dz$ always sum to zero. As $p_c \to 1$ the gradient fades: a model that is sure and right is left alone.
+# A step against the gradient lowers every wrong word's logit in proportion to its probability and raises the right one's. The
+# entries of $dz$ always sum to zero. As $p_c \to 1$ the gradient fades: a model that is sure and right is left alone.
 #
 # ## 9. The whole model
 #
@@ -554,7 +558,7 @@ def of_block(w, i):
 
 
 def llama(ids, w, c):
-    """Logits (B, T, V), and what each block left."""
+    """Logits (B, T, V), what each block left, and the last block's x."""
     angles = angles_of(ids.shape[1], c.head_dim, c.rope_theta)
     x, kept = w["model.embed_tokens.weight"][ids], []
     for i in range(c.num_hidden_layers):

@@ -2,7 +2,7 @@
 # # SLTrain, line by line
 #
 # Section 3 of the paper (Han et al., NeurIPS 2024, arXiv 2406.02214) trains a weight matrix as the sum of two parts, a low-rank
-# product and a sparse matrix. We write both from scratch, derive every gradient, count what they cost, and prove that such a sum
+# product and a sparse matrix. We write both from scratch, derive every gradient, count what they cost, and prove when such a sum
 # has full rank.
 #
 # After this notebook you can
@@ -10,7 +10,7 @@
 # - write SLTrain's forward and backward pass (Algorithm 1) from memory, and the form of it that never builds $W$
 # - say why $S$ must not start at zero, and show it in one pass
 # - count operations, bytes and parameters of a layer, and tell when the factored form is the faster one
-# - prove that $BA + S$ has full rank, and say how dense $S$ must be
+# - prove that $BA + S$ has full rank with high probability, and say how dense $S$ must be
 #
 # You need: matrix products and the chain rule ([01](01_autograd.ipynb)); what a linear layer of a transformer is
 # ([02](02_llama.ipynb)). About two hours to read, a minute to run.
@@ -43,7 +43,7 @@ plt = notebook_style()
 # |---|---|---|
 # | $W$ | (out, in) | the weight; `out` and `in` are the numbers of outputs and inputs |
 # | $r$ | number | the rank, a fraction of `in` and `out` |
-# | $B$, $A$ | (out, r), (r, in) | the factors, trained; $BA$ is a full matrix of rank $r$ at most |
+# | $B$, $A$ | (out, r), (r, in) | the factors, trained; $BA$ is dense, of rank $r$ at most |
 # | $\alpha$ | number | a constant; $s = \alpha / r$ scales $BA$ and nothing else |
 # | $S$ | (out, in) | zero except at `nnz` positions |
 # | $I$ | (nnz,) | these positions, the *support*: drawn once, never trained |
@@ -336,7 +336,7 @@ assert all(found["B, v random"])
 #
 # An update by zero leaves zero. The network waits for itself: each layer is silent as long as the other one is. A pure low-rank
 # model ($W = sBA$, no $S$) with $B = 0$ is the same case, with the column $v$ left out. LoRA may start with $B = 0$ since its $W$
-# contains a frozen, trained matrix besides $BA$.
+# contains a frozen, pretrained matrix besides $BA$.
 #
 # A LLaMA is not such a chain, it has residual connections, which pass everything on. They do not help. Every *branch* is a
 # product of at least two of our matrices: in attention what `v_proj` puts out goes through `o_proj`, and with `v_proj` at 0 the
@@ -388,9 +388,9 @@ for alpha in (16, 32, 64):
     print(f"alpha {alpha}: s = {scale:5.3f}   |s B A| after one update: Adam {adam:.3f}, gradient descent {descent:.3f}")
 
 # %% [markdown]
-# So $\alpha$ and the learning rate are one setting, not two: who changes the one must tune the other again. $S$ is not scaled,
-# its learning rate stays what it is. (The public code can also learn the scale, as the tanh of a number that starts at 1. By
-# default it does not.)
+# For $BA$ the scale acts like a factor on the learning rate, and only for $BA$: $S$, embedding and head are not scaled. So who
+# changes $\alpha$ must tune the learning rate again, and cannot undo the one by the other. (The public code can also learn the
+# scale, as the tanh of a number that starts at 1. By default it does not.)
 #
 # ## 6 Without building W
 #
@@ -505,9 +505,9 @@ for width, out, r in ((512, 512, 128), (512, 1376, 128), (2048, 2048, 512)):
 
 # %% [markdown]
 # Algorithm 1 never has less to do than a dense layer. Rebuilding is cheap, since $8r\,in\,out$ is paid once a batch, not once a
-# token. The factored form has half of the work for a square matrix with $r = in/4$ and a third for the wide one. But operations
-# are not seconds: one with $S$ jumps about in memory and takes several times as long as one in a dense product. Call the ratio
-# $\sigma$; then factored is the faster form where
+# token. The factored form has about half of the work for a square matrix with $r = in/4$, and little more than a third for the
+# wide one. But operations are not seconds: one with $S$ jumps about in memory and takes several times as long as one in a dense
+# product. Call the ratio $\sigma$; then, but for the once a batch of Algorithm 1, factored is the faster form where
 #
 # $$\frac{r\,(in + out)}{in\,out} + \sigma\,\delta < 1$$
 
@@ -568,10 +568,10 @@ with kernels.running("auto") as described:
               f"{found[0]:13.1f}{found[1]:10.1f}   {expected[0]:.1f}, {expected[1]:.1f}")
 
 # %% [markdown]
-# Look at the order in each row, not at the milliseconds: factored should be far ahead at small $r$, and not ahead any more at
-# $r = 384$. The expected times also count what the formula above leaves out: Algorithm 1 builds $W$, scatters into
-# it and gathers from it once a batch, which weighs the more the fewer tokens there are. If your order is another one,
-# `python -m minisl.bench --calibrate` fits the prices to your machine.
+# Look at the order in each row, not at the milliseconds: factored should be far ahead at small $r$, and by the model lose its
+# lead at $r = 384$; a machine that does other things meanwhile can show anything. The expected times also count what the formula
+# above leaves out: Algorithm 1 builds $W$, scatters into it and gathers from it once a batch, which weighs the more the fewer
+# tokens there are. If your order is another one, `python -m minisl.bench --calibrate` fits the prices to your machine.
 #
 # ### Bytes
 #
@@ -704,7 +704,7 @@ for name, S in (("with", S_with), ("without", S_without)):
 # ### Step 2: such a polynomial is hardly ever zero
 #
 # **Lemma (Schwartz, Zippel).** Let $p$ be a polynomial of degree $d$ in $m$ variables, not the zero polynomial. Draw every
-# variable on its own, uniformly from a set $M$ of $|M|$ numbers. Then $P(p = 0) \le d / |M|$.
+# variable independently, uniformly from a set $M$ of $|M|$ numbers. Then $P(p = 0) \le d / |M|$.
 #
 # *Proof*, by induction on $m$. One variable: a polynomial of degree $d$ has at most $d$ roots, so at most $d$ of the $|M|$
 # numbers are bad. More variables: sort $p$ by powers of the last one, $p = \sum_k p_k(v_1, \dots, v_{m-1})\, v_m^k$, and take the
@@ -713,8 +713,9 @@ for name, S in (("with", S_with), ("without", S_without)):
 # degree $k$ in $v_m$ alone, with at most $k$ roots: probability at most $k/|M|$. Together $d/|M|$. $\square$
 #
 # For numbers from a *continuous* distribution the same induction gives probability 0: at each stage there are finitely many
-# roots, and finitely many points have no mass. So: **if the support has a perfect matching and $v$ is drawn from a density, then
-# $sBA + S$ has full rank with probability 1, for every $B$ and $A$**, $B = 0$ included.
+# roots, and finitely many points have no mass. In other words the zeros of $p$ have no volume. So: **if the support has a perfect
+# matching and $v$ is drawn from a density, not looking at $B$ and $A$, then $sBA + S$ has full rank with probability 1, for every
+# $B$ and $A$**, $B = 0$ included.
 #
 # "With probability 1" is not "always". There are bad values; they are just thin:
 
@@ -737,27 +738,30 @@ print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 /
 # says nothing about the smallest singular value.)
 #
 # What does it say about a *trained* model, whose $v$ depends on $B$ and $A$? That the triples $(B, A, v)$ with a singular $W$ are
-# a set without volume. Training would have to aim at it.
+# a set without volume: training would have to aim at it. That is no proof that it does not.
 #
 # ### Step 3: when does a random support have a perfect matching?
 #
 # Let each of the $n^2$ positions be in the support with probability $\delta$, independently of the others. SLTrain draws exactly
-# $\lfloor\delta n^2\rfloor$, which makes no difference in the limit: more entries never destroy a matching, and with
-# probabilities $\delta \pm n^{-4/3}$ instead there are more, or fewer, than that many entries almost certainly (the distance,
-# $n^{2/3}$, is many times the standard deviation, about $\sqrt{n \ln n}$), while $\delta n$ changes by $n^{-1/3}$ only.
+# $\lfloor\delta n^2\rfloor$, which makes no difference in the limit. Given their number, independent entries are a uniform draw
+# of that many; more entries never destroy a matching; and with probability $\delta + n^{-4/3}$ (or $\delta - n^{-4/3}$) there are
+# almost certainly more (or fewer) than $\delta n^2$: the distance, $n^{2/3}$, is many times the standard deviation, about
+# $\sqrt{n \ln n}$, while $\delta n$ changes by $n^{-1/3}$ only.
 #
 # **What must not happen.** An empty row. It has probability $(1-\delta)^n$, so $n(1-\delta)^n$ are expected, and as many empty
-# columns. Write $\delta = (\ln n + c)/n$. Since $(1-\delta)^n \approx e^{-\delta n} = e^{-c}/n$,
+# columns. (Rows and columns together are *lines*.) Write $\delta = (\ln n + c)/n$ with a fixed $c$. Since
+# $(1-\delta)^n \approx e^{-\delta n} = e^{-c}/n$,
 #
 # $$E[\text{empty rows and columns}] = 2n(1-\delta)^n \to 2e^{-c}$$
 #
-# These are many rare events that hardly know of each other, so their number $Z$ should be Poisson, and
-# $P(Z = 0) \to e^{-2e^{-c}}$. To prove it we need, for each $k$, the expected number of ordered $k$-tuples of different empty
-# lines. Choose $a$ rows and $b = k - a$ columns; they cover $an + bn - ab$ positions:
+# These are many rare events that hardly know of each other. The number $Z$ of such events should follow the Poisson law
+# ($P(Z = j) = e^{-m} m^j / j!$ for the mean $m$), and so $P(Z = 0) \to e^{-2e^{-c}}$. To prove it we need, for each $k$, the
+# expected number of ordered $k$-tuples of different empty lines. Choose $a$ rows and $b = k - a$ columns; they cover
+# $an + bn - ab$ positions:
 #
 # $$E[Z(Z-1)\cdots(Z-k+1)] = \sum_{a+b=k} \binom{k}{a}\, n_{(a)}\, n_{(b)}\, (1-\delta)^{kn - ab}$$
 #
-# with $n_{(a)} = n(n-1)\cdots(n-a+1)$.
+# with $n_{(a)} = n(n-1)\cdots(n-a+1)$; the left side is $E[Z_{(k)}]$ in this notation.
 #
 # For fixed $k$ and $n \to \infty$: $n_{(a)} n_{(b)} \sim n^k$; $(1-\delta)^{kn} \sim e^{-ck} n^{-k}$, since $n\delta^2 \to 0$;
 # and $(1-\delta)^{-ab} \to 1$. Each term tends to $\binom{k}{a} e^{-ck}$, the sum to $(2e^{-c})^k$. Now inclusion and exclusion
@@ -776,8 +780,9 @@ print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 /
 # 3. $k \le (n+1)/2$. The other $n - k + 1$ columns have all their entries in the other $n - k$ rows, so they are such a set as
 #    well. Ours is the smallest, so $k \le n - k + 1$.
 #
-# Sum over all choices (the *union bound*): $2\binom{n}{k}\binom{n}{k-1}$ choices; probability $q_k \le \binom{k}{2}\delta^2$ for
-# two entries in a column of height $k$; and $k(n-k+1)$ positions that must be empty.
+# Let $P_k$ be the probability that there is such a set of size $k$. It is at most the sum over all choices of $R$ and $N(R)$ (the
+# *union bound*): $2\binom{n}{k}\binom{n}{k-1}$ choices; for each of the $k - 1$ columns, probability
+# $q_k \le \binom{k}{2}\delta^2$ of two entries or more in $k$ places; and $k(n-k+1)$ positions that must be empty.
 #
 # $$P_k \le 2\binom{n}{k}\binom{n}{k-1}\, q_k^{\,k-1}\, (1-\delta)^{k(n-k+1)}$$
 #
@@ -799,8 +804,8 @@ print(f"n = 4096, float32 from Generator.random, {2**24:,} values: bound {4096 /
 # (The limit is Erdős and Rényi's.) A matrix that is not square has full rank if a square part of it has, so further rows or
 # columns only help.
 #
-# The estimates with $e^2$ are for the limit. With $q_k$ itself, $1 - (1-\delta)^k - k\delta(1-\delta)^{k-1}$, the sum is small
-# for matrices of any size that we meet:
+# The estimates with $e^2$ are for the limit. Near the edge, at the sizes that we meet, $\rho$ is above 1 and they say nothing.
+# The sum of the bounds on $P_k$ itself, with $q_k = 1 - (1-\delta)^k - k\delta(1-\delta)^{k-1}$, does:
 
 # %%
 def log_choose(n, k):
@@ -823,7 +828,8 @@ for n, C in itertools.product((128, 512, 4096), (1, 1.5, 2)):
     print(f"{n:6}{C:6}{delta:9.4f}{2 * n * (1 - delta) ** n:22.5f}{other_obstacles(n, delta):26.2e}")
 
 # %% [markdown]
-# Empty lines are nearly the whole story. And the published models?
+# At the edge other obstacles are several times rarer than empty lines, and above it far rarer still: empty lines are nearly the
+# whole story. And the published models?
 
 # %%
 for name, n, delta in (("60M", 512, 0.03), ("1B", 2048, 0.03), ("7B", 4096, 0.05)):
@@ -831,7 +837,7 @@ for name, n, delta in (("60M", 512, 0.03), ("1B", 2048, 0.03), ("7B", 4096, 0.05
           f"empty lines expected {2 * n * (1 - delta) ** n:.0e}")
 
 # %% [markdown]
-# The widths of the paper's models are far beyond the edge: 7B has 25 times the density that it needs.
+# The widths of the paper's models are well beyond the edge: 7B has 25 times the density that it needs.
 #
 # ### Step 4: what $BA$ adds
 #
@@ -844,8 +850,8 @@ for name, n, delta in (("60M", 512, 0.03), ("1B", 2048, 0.03), ("7B", 4096, 0.05
 # $\mathrm{rank}\,S \le \mu$; the rank of a sum is at most the sum of ranks. *Not less:* take $\mu$ matched positions and, of the
 # $n - \mu$ rows and columns that are left, $t = \min(r, n - \mu)$ each, paired somehow. The determinant of the square part on
 # these $\mu + t$ rows and columns is a polynomial in $B$, $A$ and $v$. It is not the zero polynomial, since at one point it is
-# $\pm 1$: set $v = 1$ on the matching and 0 elsewhere, and let $BA$ be the permutation matrix of the $t \le r$ pairs. That part
-# of $BA + S$ is then a permutation matrix. By step 2 it is zero almost nowhere. $\square$
+# $\pm 1$: set $v = 1$ on the matching and 0 elsewhere, and let $BA$ be 1 at the $t$ pairs and 0 elsewhere, which is possible as
+# $t \le r$. That part of $BA + S$ is then a permutation matrix. By step 2 it is zero almost nowhere. $\square$
 #
 # So full rank needs only $\mu \ge n - r$: up to $r$ empty rows and up to $r$ empty columns are forgiven. Their numbers are each
 # about Poisson with mean $n(1-\delta)^n$, so there is hope wherever
@@ -993,9 +999,10 @@ assert np.linalg.matrix_rank(W_end["low rank, r 16"]) == 16
 assert np.linalg.matrix_rank(W_end["SLTrain, r 16"]) > 48
 
 # %% [markdown]
-# SLTrain is ahead of both, and its `o_proj` uses directions that a low-rank matrix does not have. Do not read more into it: one
-# seed, one learning rate for all, 200 updates. How much of a gap is left when each method gets a learning rate of its own is what
-# [07](07_neighbourhood.ipynb) measures.
+# SLTrain is ahead of both, and its `o_proj` has directions that a low-rank matrix does not have. Do not read more into it: one
+# seed, one learning rate for all, 200 updates. (Rank 18 even ends behind rank 16, by chance or by its smaller $\alpha/r$.) Nor
+# does the right figure show that the tail is *used*: $S$ is random from the start, and has one before the first update. How much
+# of a gap is left when each method gets a learning rate of its own is what [07](07_neighbourhood.ipynb) measures.
 #
 # The code that trained it is one page, `minisl/methods/sltrain.py`. Every equation above, with its line of code and its test, is
 # in [the paper's map](../docs/paper.md).

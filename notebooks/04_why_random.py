@@ -7,7 +7,7 @@
 #
 # After this notebook you can
 #
-# - state the Eckart-Young theorem, prove it in two lines, and check it on a trained matrix;
+# - state the Eckart-Young theorem, prove it in a few lines, and check it on a trained matrix;
 # - say what a trained matrix leaves over after its best low-rank approximation, and why one cannot pick much from that;
 # - redo the motivation table by hand and read it without fooling yourself;
 # - explain what training a support does that copying its entries does not;
@@ -52,13 +52,20 @@ print(f"a uniform guess {np.log(text.vocab_size):.2f}, this model {full:.2f} nat
 # $W$ is (out, in). Its singular value decomposition is $W = \sum_i \sigma_i u_i v_i^\top$ with $\sigma_1 \ge \sigma_2 \ge \dots$
 # and orthonormal $u_i$ and $v_i$. Cut the sum after $r$ terms and call it $W_r$.
 #
-# **Theorem (Eckart and Young).** No matrix $M$ of rank $r$ is nearer to $W$ than $W_r$:
+# Two norms measure distance: $\|M\|_F^2 = \sum_{ij} M_{ij}^2 = \sum_i \sigma_i^2$, and $\|M\|_2 = \sigma_1$, the largest factor
+# by which $M$ stretches a vector.
+#
+# **Theorem (Eckart and Young).** No matrix $M$ of rank $r$ at most is nearer to $W$ than $W_r$:
 #
 # $$\|W - M\|_F^2 \;\ge\; \|W - W_r\|_F^2 = \sum_{i > r} \sigma_i^2 , \qquad \|W - M\|_2 \;\ge\; \|W - W_r\|_2 = \sigma_{r+1}.$$
 #
 # *Proof.* Weyl's inequality says $\sigma_{i+j-1}(X + Y) \le \sigma_i(X) + \sigma_j(Y)$. Put $X = W - M$, $Y = M$ and
 # $j = r + 1$, where $\sigma_{r+1}(M) = 0$: then $\sigma_{i+r}(W) \le \sigma_i(W - M)$. With $i = 1$ that is the second claim;
-# squared and summed over $i$ it is the first.
+# squared and summed over $i$ it is the first. $\square$
+#
+# And why Weyl? $K = X_{i-1} + Y_{j-1}$ has rank $i + j - 2$ at most, so among the mixtures of the first $i + j - 1$ right
+# singular vectors of $X + Y$ there is a unit vector $z$ with $Kz = 0$. On these mixtures $X + Y$ stretches by $\sigma_{i+j-1}$
+# at least: $\sigma_{i+j-1}(X + Y) \le |(X + Y)z| = |(X - X_{i-1})z + (Y - Y_{j-1})z| \le \sigma_i(X) + \sigma_j(Y)$.
 
 # %%
 layers = {path.rpartition(".")[2]: layer for path, layer in matrices(dense)}
@@ -106,6 +113,7 @@ for r in ranks:
         left[name].append((tail**2).sum() / squares)
 bound = 1 - np.cumsum(sigma**2)[ranks - 1] / squares
 
+# %%
 figure, (spectra, error) = plt.subplots(1, 2, figsize=(8, 3.2))
 before = dict(matrices(start))["model.layers.0.self_attn.o_proj"].weight.data
 spectra.plot(range(1, 129), sigma, label="after training")
@@ -164,17 +172,17 @@ histogram.hist(R.ravel(), 80, density=True, color=PALETTE[5], label="entries of 
 x = np.linspace(-0.11, 0.11, 200)
 histogram.plot(x, np.exp(-(x**2) / 2 / R.var()) / np.sqrt(2 * np.pi * R.var()), "k--", label="normal, same variance")
 for end in (-limit, limit):
-    histogram.axvline(end, color=PALETTE[1], linestyle=":", label=f"97 % within {limit:.3f}" if end > 0 else None)
+    histogram.axvline(end, ymax=0.6, color=PALETTE[1], linestyle=":", label=f"97 % within {limit:.3f}" if end > 0 else None)
 histogram.set(xlabel="entry of R", ylabel="density", title="No outliers", ylim=(0, 26))
 histogram.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
 # The paper's, recalled: 97 % below 0.04. The picture of $|W|$ has faint stripes (rows and columns that matter), the picture of
-# $|R|$ is an even field: the low-rank part took the stripes. And the histogram is a normal distribution.
+# $|R|$ is an even field: the low-rank part took the stripes. And the histogram is close to a normal distribution.
 #
-# Suppose it is exactly that, with variance $\tau^2$. We may keep a fraction $\delta$ of the entries. How much of $\|R\|_F^2$ do
-# they hold?
+# Suppose it is exactly that; its variance does not matter to shares, so let it be 1. We may keep a fraction $\delta$ of the
+# entries. How much of $\|R\|_F^2$ do they hold?
 #
 # - Drawn by lot: each entry stays with probability $\delta$, so $\delta$ of it.
 # - The largest: those beyond $z$, where $P(|x| > z) = \delta$. With the normal density $\varphi$ and integration by parts
@@ -202,8 +210,8 @@ print(f"the largest 5 % hold, normal: {held_by_largest(DELTA):.3f}; the seven re
 assert max(shares) < 0.3  # so 70 % and more stay behind
 
 # %% [markdown]
-# Seven matrices, and all of them 0.28 to 0.29 where a normal distribution has 0.279. **The residual of a trained matrix looks
-# like noise to anyone who wants to pick from it.** The best 5 % of the entries still leave at least seven tenths of it behind.
+# Seven matrices, and all of them 0.28 to 0.29 where a normal distribution has 0.279. **By the sizes of its entries, what is left
+# of a matrix looks like noise.** The largest 5 % of them still leave at least seven tenths of it behind.
 #
 # Try other ranks and densities. Left: the singular values that remain of $W$ after $L = W_r$, and after $L$ and the chosen
 # entries of $R$. Right: what share of $\|W\|_F^2$ is missing.
@@ -240,7 +248,8 @@ Sliders(draw, {"r": RANK, "delta": DELTA}, dpi=80, r=[2, 8, 16, 32, 64], delta=[
 
 # %% [markdown]
 # Things to find with it: random entries hardly change the curve. The largest press it down, all of it, and lift only its very
-# end: they have no direction. And per number kept, large entries are *cheaper* than rank, as far as this norm is concerned:
+# end: they have no direction. And per number kept (positions not counted), large entries are *cheaper* than rank, in this norm
+# and for this matrix:
 
 # %% tags=["trained"]
 shares = {(r, delta, name): (rest**2).sum() / (W**2).sum()
@@ -335,12 +344,12 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The same pattern at both ends of the scale. $L$ alone breaks the model. Copying random entries of $R$ repairs next to nothing,
+# The same pattern in both. $L$ alone breaks the model. Copying random entries of $R$ repairs next to nothing,
 # copying the largest repairs some. Training $S$ repairs most, and now the two supports are nearly equal.
 #
-# What is not the same. The paper's damage is 7 nats per *token*, ours less than 1 per *byte*: one shallow block forgives more
-# than a stack of eight. In the paper the random support comes out slightly ahead, here slightly behind: the theory below does
-# not say which, and neither does one run.
+# What is not the same. The paper's damage is 7 nats per *token*, ours less than 1 per *byte*; besides the unit, one block has
+# less to break than a stack of eight. In the paper the random support comes out slightly ahead, here slightly behind: the theory
+# below does not say which, and neither does one run.
 #
 # ## Why: three measurements
 #
@@ -377,9 +386,8 @@ assert 0.045 < of_G < 0.075  # of |G|²
 # $$\min_v \mathbb{E}\Big(\sum_i R_{oi}x_i - \sum_{i \in \Omega} v_i x_i\Big)^2
 # \quad\Longrightarrow\quad C_{\Omega\Omega}\, v = (C R_o)_\Omega .$$
 #
-# Were the inputs uncorrelated, $C$ a multiple of the identity, then $v = R_{o\Omega}$: copying would be best. Inputs of a
-# trained model are strongly correlated, and an entry that is kept can speak for neighbours that are not. `parts.listening`
-# notes what goes into each matrix.
+# Were $C$ diagonal (uncorrelated inputs of mean 0), then $v = R_{o\Omega}$: copying would be best. Inputs of a trained model are
+# correlated, and an entry that is kept can speak for neighbours that are not. `parts.listening` notes what goes into each matrix.
 
 # %% tags=["trained"]
 ids = text.train[:4096].astype(int).reshape(-1, 64)
@@ -416,9 +424,9 @@ assert mean["fitted", "largest"] < mean["copied", "largest"] < mean["fitted", "r
 
 # %% [markdown]
 # Fitting each matrix by itself takes the random support from next to nothing to nearly what copying the largest achieves. But
-# the largest gain too, and stay ahead. So this is only part of the answer. The rest is what a matrix by itself cannot do: the
-# loss does not ask for the old outputs back, and seven matrices are trained together, each making up for the others. The table
-# above is the proof: there the gap nearly closes.
+# the largest gain too, and stay ahead. So this is only part of the answer. In the table above the gap nearly closes, and what is
+# new there is what a matrix by itself cannot do: the loss does not ask for the old outputs back, and seven matrices are trained
+# together, each making up for the others.
 #
 # **3. A lot misses nobody.** Whatever the values, a row of $S$ without an entry leaves its output to $L$ alone, and a column
 # without an entry its input. A row of $n$ places is empty with probability $(1-\delta)^n \approx e^{-\delta n}$, so of $n$ rows
@@ -451,7 +459,7 @@ for name, choose, colour, line in (("random", by_lot, PALETTE[0], "-"), ("larges
 rows.set(xlabel="row of gate_proj, the fullest first", ylabel="entries of S in the row", title="Who gets entries")
 rows.legend()
 
-places = np.array([1, 8, 12, 20, 25, 27, 35])  # a support in a 6 x 6 matrix
+places = np.array([1, 8, 12, 20, 25, 27, 34, 35])  # a support
 grid = np.zeros((6, 6))
 grid.flat[places] = 1
 small.imshow(grid, cmap="Greys", vmax=2)
@@ -472,8 +480,8 @@ for choose in (by_lot, largest):
 print("q, k, v and o: L + S has full rank on both supports")
 
 # %% [markdown]
-# The small picture: no row is empty, but rows 1 and 3 have only column 2 between them, so one of them finds no partner. (Hall's
-# theorem: a perfect matching exists exactly when any $k$ rows have entries in at least $k$ columns.)
+# The small picture: no row and no column is empty, but rows 1 and 3 have only column 2 between them, so one of them finds no
+# partner. (Hall's theorem: a perfect matching exists exactly when any $k$ rows have entries in at least $k$ columns.)
 #
 # On the real matrices either support gives full rank, since $L$ makes up for $r$ missing partners. So rank does not *separate*
 # the two supports. It only says that the lot is safe. That random is as good as largest is what the table and the first
@@ -566,9 +574,9 @@ for change, a, b in (("more density", (128, 0.01), (128, 0.05)), ("more rank", (
     print(f"{change}: {more:.2f} million parameters for {gain:.2f} of perplexity, {gain / more:.2f} a million")
 
 # %% [markdown]
-# Per parameter, entries of $S$ were worth nearly five times as much as rank there, 1.38 against 0.32. Per byte less so: an
-# entry brings its index along ([06](06_memory.ipynb)), and per millisecond less still ([05](05_kernels.ipynb)). That is why
-# $\delta$ stays at a few percent.
+# Per parameter, entries of $S$ were worth more than four times as much as rank there, 1.38 against 0.32 if the recalled numbers
+# are right. Per byte less so: an entry brings its index along ([06](06_memory.ipynb)), and per millisecond less
+# still ([05](05_kernels.ipynb)). These are reasons to stay at a few percent.
 #
 # ## When a random support is not enough
 #
@@ -592,7 +600,7 @@ for name, matrix in (("noise", noise_only), ("1 % of the entries ten times as la
 #   no signal through. Small matrices feel it first: a few percent of 64 columns are two or three entries.
 # - **Speed.** A random pattern is the worst one for memory. "Enough" here means loss, not time.
 #
-# What this notebook cannot show: a model trained for seconds still carries its start's noise, which makes its residual more
+# What this notebook cannot show: a model trained for seconds still carries its start's noise, so its residual is probably more
 # normal than that of a model trained for days. And our gaps between runs are as large as the effects the paper's table is about.
 #
 # ## Exercises
