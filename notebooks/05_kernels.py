@@ -140,7 +140,7 @@ print(f"right: {np.isclose(wrong, Y[:64], atol=1e-4).mean():.0%} of the outputs"
 #
 # 1. `np.add.at` adds one after the other, for indices in any order.
 # 2. Entries sorted by row form segments; `np.add.reduceat` sums each. Row $i$ is `starts[i]` .. `starts[i + 1]`, which is the CSR
-#    format.
+#    format (compressed sparse rows).
 #
 # The second has a trap of its own. Of an *empty* row `reduceat` returns not 0 but the element at that place, the first of the row
 # that follows:
@@ -181,9 +181,9 @@ timed("NumPy, segments", lambda: spmm_segments(x[:256]), 256)
 timed("NumPy, gather and einsum", lambda: sddmm_gather(dy[:256], x[:256]), 256, "SDDMM")
 
 # %% [markdown]
-# A great deal faster, and still far from what the machine can do: of 64 MB of products each is written to memory once and read
-# once, to be used for a single addition. The package's NumPy backend therefore gives SpMM to SciPy (loops in C, no products in
-# memory), and does SDDMM in slices.
+# A great deal faster, and still far from what the machine can do: each product is written to memory and read again, to be used
+# for a single addition. The package's NumPy backend therefore gives SpMM to SciPy (loops in C, no products in memory), and does
+# SDDMM in slices.
 #
 # ## 3. Numba, one thread: where do the numbers come from?
 #
@@ -264,8 +264,9 @@ for tile in (16, 64, 100):  # 100 does not divide 2,048
 
 # %% [markdown]
 # **Keep the sums in registers.** The compiler does not know that `total` and `xt` do not overlap, so it stores each sum and loads
-# it again. The package makes a vector register a value that a Numba kernel can hold (`minisl/kernels/cpu/simd.py`). 64 sums are
-# then four registers with AVX-512. It also turns 16 x 16 numbers at a time, within registers.
+# it again. The package makes a vector register a value that a Numba kernel can hold (`minisl/kernels/cpu/simd.py`). With AVX-512
+# a register holds 16 floats, and 64 sums are four of them. The tile is turned 16 x 16 numbers at a time, within registers.
+# (`splat` fills a register with one number; `fma` multiplies and adds in one instruction.)
 
 # %%
 from minisl.kernels.cpu import sparse
@@ -321,6 +322,7 @@ with parallel.using_threads(1):
 #
 # $\partial L/\partial v_k$ is a dot product of two rows of the turned tiles. It needs no new idea but one permission. A sum of
 # floats in another order is another float, so a compiler may not use 16 partial sums unless it is told that it may: `reassoc`.
+# (`contract` allows it to fuse a product and an addition.)
 
 # %%
 def sddmm_tiles(dy, x, columns, starts, tile=64):
@@ -523,14 +525,14 @@ plt.show()
 # Dense and low-rank product sit far right, under the flat roof: no memory is in their way. SpMM and SDDMM sit under the slope of
 # the memory that holds $X$ and $Y$; often well below it, so that they look as if they could go much faster. They cannot. The
 # diamond is SpMM without the turning in and out of the tile, at the intensity that counts there. Above it, and not far, is the
-# dashed roof, the speed of the cache. The way from the triangle up to the diamond is what turning costs, which does no operation
-# at all. (On a machine with other work all points are too low, each by its own luck. Run the cells again.)
+# dashed roof, the speed of the cache. The way from the triangle up to the diamond is what fetching and turning cost, which do no
+# operation at all. (On a machine with other work all points are too low, each by its own luck. Run the cells again.)
 #
 # A roofline thus has as many slopes as there are memories, and a program a point under each. To ask "is it memory-bound?" means
 # to ask: by which?
 #
-# What follows for the layer: its sparse part is cheap not because it is fast but because there is little of it. At the paper's
-# sizes the low-rank product decides how long a layer takes. [The page on the CPU kernels](../docs/cpu.md) has the measurements.
+# For the layer this means: its sparse part is cheap not because it is fast but because there is little of it. The low-rank
+# product has many times the operations. [The page on the CPU kernels](../docs/cpu.md) has the measurements.
 #
 # ## 6. A GPU, without one
 #
@@ -538,11 +540,13 @@ plt.show()
 #
 # | | |
 # |---|---|
-# | warp | 32 threads that execute together; what they read at one place of the program is *one request* |
+# | warp | 32 threads, its *lanes*, that mostly execute together; what they read at one place of the program is *one request* |
 # | sector | 32 bytes of global memory, 8 floats; a request moves every sector that it touches, whole |
 # | block | some warps on one processor of the GPU; they have a little **shared memory** in common |
 # | bank | shared memory is 32 banks; word $w$ is in bank $w \bmod 32$, and a bank gives one word a cycle |
-# | `__syncthreads()` | no thread of the block goes on before all have come here; nothing else orders them |
+# | `__syncthreads()` | a *barrier*: no thread of the block goes on before all have come here |
+#
+# Without a barrier nothing says which of two warps is first, and on newer GPUs (Volta and after) not even which of two lanes.
 #
 # The cost of a request is a matter of counting, so let us count. `words` are the places, in 4-byte words, that the lanes of a
 # warp ask for:
@@ -717,12 +721,13 @@ if emulated():
 # `starts`, which a compiler may keep in registers. And no times: the emulator knows none.) Read down a column:
 #
 # - **entries**: 88,576 sectors in rung 0, 27,648 when a warp reads them side by side, 216 when 128 tokens share them. Rung 3 pays
-#   again, 3,272: each warp reads an entry for 32 tokens only, but all lanes ask for the same word, one sector a request. Rung 5
+#   again, 3,272: each warp reads an entry for 32 tokens only, one sector a request, since all lanes ask for the same word. Rung 5
 #   has 128 tokens again: 818.
 # - **x**: rung 2 is the *worst*, 52,352. Its lanes are tokens, and tokens lie a whole row apart: a sector for each number. The
 #   tile of rung 3 brings it to 2,048, each number once. (Rung 0 looks better than it is. Its lanes share a token, whose row has
 #   only 128 numbers here, 16 sectors. In a wide layer they would not meet.)
-# - **y**: 16,384 for as long as the lanes of a warp write to different tokens, 2,048 when they go through the tile.
+# - **y**: 2,048 in rung 0, whose lanes are neighbouring rows of one token. 16,384, a sector for each number, where one lane
+#   writes alone (rung 1) or the lanes write to different tokens (rungs 2 and 3). 2,048 again when sums go through the tile.
 # - **cycles**: rung 5 needs 2,660 and takes 4,964. We come to that.
 #
 # From 69.4 bytes per entry and token in rung 0 to 3.0 in the last. Less than the 4 bytes of a number of $X$: the number is read
@@ -746,7 +751,8 @@ if emulated():
 # ### Who touches what
 #
 # Colour is the thread that touches an element first; white dots are written to. At the right the most expensive request of a
-# warp: which sector each of its 32 lanes asks for. Rung 2 first, only `x` and `y`:
+# warp: which sector each of its 32 lanes asks for. The strip below counts each thread's accesses. Rung 2 first, only `x` and
+# `y`:
 
 # %%
 from dataclasses import replace
@@ -952,7 +958,7 @@ except InputError as error:
     print(error)
 
 # %% [markdown]
-# On a GPU both languages run on the same hardware. What Numba lacks is a word for a load of 16 bytes, and so rungs 5 and 6.
+# On a GPU both languages run on the same hardware. What Numba's rungs lack is the load of 16 bytes, and so there is no 5 and 6.
 #
 # ## 11. One function in front of it all
 #
@@ -1055,9 +1061,9 @@ print("the same gradients of", ", ".join(found["numpy"]))
 # <details><summary>Answer</summary>
 #
 # If all positions differ no two threads touch one word, and there is nothing to say. A position that occurs twice is a race: both
-# threads read $W$, both add, and the second write loses the first's. It is one wherever the threads are, since nothing orders two
-# warps, or two blocks. It is the mistake of section 2, `wrong[:, rows] += products`, in CUDA. The package's supports have no
-# repeats, but its functions allow them.
+# threads read $W$, both add, and the second write loses the first's. It is one wherever the threads are: two lanes of a warp read
+# before either has written, and nothing orders two warps, or two blocks. It is the mistake of section 2, `wrong[:, rows] +=
+# products`, in CUDA. The package's supports have no repeats, but its functions allow them.
 #
 # ```python
 # plain = ladder.source("scatter_add", 1).replace("atomicAdd(&W[index[k]], values[k])", "W[index[k]] += values[k]")

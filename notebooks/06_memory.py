@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 06 Memory: where the bytes of a training step go
+# # Memory: where the bytes of a training step go
 #
 # SLTrain's title promises memory. This notebook counts it: first on paper, then in a real step of a small model, then in the
 # paper's own table, cell by cell. The paper's largest saving, at 7B, is three ideas at once; each is built here from scratch,
@@ -260,7 +260,8 @@ SIZES = {"60M": (512, 1376, 8, 32000, 128, 0.03), "130M": (768, 2048, 12, 32000,
          "350M": (1024, 2736, 24, 32000, 256, 0.03), "1B": (2048, 5461, 24, 32000, 512, 0.03)}
 PUBLISHED = {"full": (0.35, 0.81, 2.21, 8.04), "low_rank": (0.24, 0.57, 1.11, 3.66), "relora": (0.36, 0.84, 1.85, 6.34),
              "galore": (0.28, 0.61, 1.59, 4.76), "sltrain": (0.26, 0.60, 1.24, 4.16)}
-RECALLED = {("low_rank", "60M"), ("relora", "60M"), ("galore", "350M")}  # printed values we recall and have not read again
+RECALLED = {("low_rank", "60M"), ("relora", "60M"), ("galore", "350M"),  # printed values we recall and have not read again
+            *(("sltrain", size) for size in SIZES)}
 
 
 def table_bytes(name, h, f, L, V, r, delta, index_bytes=8):
@@ -296,8 +297,8 @@ print(f"{agree} of {sum(map(len, PUBLISHED.values()))} cells agree")
 
 # %% [markdown]
 # 17 of 20 cells agree to the digit, and the package's `minisl/memory/paper.py` gives the same 20 numbers. The three that do not
-# agree are exactly the three printed values that we recall and have not read again, so the error may be ours. Could another way
-# of counting give them?
+# agree are among the printed values that we recall and have not read again, so the error may be ours. Could another way of
+# counting give them?
 
 # %%
 weights, optimizer = table_bytes("low_rank", *SIZES["60M"])
@@ -347,7 +348,7 @@ for size in SIZES:
     print(f"{size:5} sltrain {old:.3f} G, int32 {new:.3f} G ({new / old - 1:+.1%})")
 
 # %% [markdown]
-# The paper's $r/h$ is a quarter to a third: far from the limit. At $\delta = 0.3$ a third would already be too much.
+# The paper's $r/h$ is a quarter to a third: far from the limit. At $\delta = 0.3$ and with int64 a quarter would be too much.
 #
 # Move the sliders: rank and density at the paper's 1B shape, counted by the table's rules, but rounded once at the end (so full
 # rank is 8.03 here and 8.04 in the table). Left: what there is. Right: the share of full rank over the whole plane. Try to find
@@ -389,7 +390,7 @@ Sliders(draw, start={"r": 512, "delta": 0.03}, dpi=70, r=[64, 256, 512, 768, 102
 # %% [markdown]
 # ## 5. Adam with 8 bits
 #
-# The moments are two thirds of what is at rest, and nobody needs 16 or 32 bits of them. [Dettmers et
+# The moments are two thirds of what is at rest at full rank, and 8 bits of each turn out to be enough. [Dettmers et
 # al.](https://arxiv.org/abs/2110.02861) keep each as one byte:
 #
 # 1. cut the flat array into blocks of 256; each block has a *scale*, its largest magnitude;
@@ -494,9 +495,9 @@ assert max(a for a, _ in lost.values()) > 0.1
 assert all(b < 0.05 and b <= a for a, b in lost.values())
 
 # %% [markdown]
-# In the worst matrices the linear map loses more than a tenth of $v$: their rows and columns are of rare and of frequent
-# letters, or of units that hardly fire, and one block has both. The dynamic map loses little. (Your percentages may differ: the
-# training text is the documentation inside your Python.)
+# In the worst matrices the linear map loses more than a tenth of $v$: one block holds rows of rare and of frequent letters, or
+# units that fire often and hardly ever. The dynamic map loses little. (Your percentages may differ: the training text is the
+# documentation inside your Python.)
 #
 # Now make the next step. If $v$ was stored as 0, its new value is $(1-\beta_2)g^2$, and with the bias corrections left out
 #
@@ -595,8 +596,8 @@ print(f"{state / mine.size:.3f} bytes of state a weight, {state / (8 * mine.size
 # ## 6. Per-layer updates
 #
 # Adam's update of one matrix needs the gradient of that matrix only. So nothing forces us to wait: use a gradient as soon as it
-# is complete, and drop it before the next one is made ([Lv et al.](https://arxiv.org/abs/2306.09782) call it LOMO). $N$ numbers
-# of gradients become one matrix.
+# is complete, and drop it before the next one is made ([Lv et al.](https://arxiv.org/abs/2306.09782) do so for SGD and call
+# it LOMO). $N$ numbers of gradients become one matrix.
 #
 # minisl's tensors call a hook when their gradient is complete. The whole idea:
 

@@ -3,7 +3,7 @@
 #
 # A trained SLTrain matrix is a sum, $W = L + S$ with $L = (\alpha/r) B A$. Who does what? This notebook trains one model,
 # writes down both parts as they grow, and then reads them: spectra, directions, do they help or hinder each other, what is lost
-# without either. Every reading comes with its control: what would the picture look like if $S$ had learned nothing?
+# without either. The main readings come with a control: what would the picture look like if $S$ had learned nothing?
 #
 # After this notebook you can
 #
@@ -129,7 +129,7 @@ plt.show()
 assert values(L)[RANK] < 1e-6 < values(L)[RANK - 1]
 
 # %% [markdown]
-# After training $L$ has a few large values and ends at $r$, as it must. $S$ is longer: nearly flat, and it keeps $W$ from ending.
+# After training $L$ has a few large values and ends at $r$, as it must. $S$ falls slowly over all 96, and keeps $W$ from ending.
 #
 # $S$ at the start is a bit above the formula: it has only five entries in a row, and rows that got a few more stand out. A
 # sparse matrix is noisier than a dense one of the same variance.
@@ -145,6 +145,7 @@ assert values(L)[RANK] < 1e-6 < values(L)[RANK - 1]
 # | effective | $e^H$ with $H = -\sum_i p_i \ln p_i$, $p_i = \sigma_i / \sum_k \sigma_k$ | the whole spectrum |
 #
 # All three are $k$ for a matrix with $k$ equal singular values and zeros, and none changes when $M$ is multiplied by a number.
+# (Effective rank is also defined with $p_i \propto \sigma_i^2$, as in [07](07_neighbourhood.ipynb); that is a smaller number.)
 
 # %%
 
@@ -193,12 +194,12 @@ grid[1].legend()
 plt.show()
 
 full = [numerical(sum(split(path, step))) == min(layers[path].shape) for path in layers for step in steps[1:]]
-print("W of full numerical rank:", "in all 14 matrices, at every note" if all(full) else f"{np.mean(full):.0%}")
+print("W of full numerical rank:", "in all 14 matrices, from the second update on" if all(full) else f"{np.mean(full):.0%}")
 assert set(history[numerical]["L"][1:]) == {RANK}
 assert history[effective]["W = L + S"][-1] < history[effective]["W = L + S"][0]
 
 # %% [markdown]
-# - *Numerical*: $W$ has full rank from the first update to the last. That is all the proposition says, and all it can say.
+# - *Numerical*: $W$ has full rank from the start to the last update. That is all the proposition says, and all it can say.
 # - *Effective*: $W$ starts where $S$ is, broad, and comes down as $L$ grows a head. It does not come down to $L$'s.
 # - *Stable*: the most dramatic curve, because it is about $\sigma_1$ alone.
 #
@@ -302,7 +303,6 @@ assert min(more) < 0 < max(more)
 # $$\cos = \frac{\langle P, Q \rangle}{\|P\|_F \|Q\|_F} , \qquad P, Q = L, S \quad\text{or}\quad P, Q = X L^\top, X S^\top$$
 #
 # in weights, or in what the layer really puts out for inputs $X$ (n, in). Negative: they cancel. Zero: they ignore each other.
-# `kept`, the norm $\|P + Q\| / (\|P\| + \|Q\|)$, is 1 if both point the same way and $1/\sqrt 2$ for equal parts at right angles.
 
 # %% tags=["trained"]
 ids = text.held_out[:4096].astype(int).reshape(-1, 64)
@@ -379,9 +379,9 @@ plt.show()
 # %% [markdown]
 # The box has become a bell with long tails. But each value still remembers its start: the correlation is about 0.7, and between
 # 0.1 and 0.3 of them changed their sign. $L$ started at zero and holds only what was learned; in $S$ the draw of the start is
-# still a large part after 700 updates. Longer training forgets more of it.
+# still a large part after 700 updates.
 #
-# ## What is each part worth?
+# ## What is lost without a part?
 #
 # Switch it off, in all matrices at once. Shuffling is the control again: the same sizes at the same places, nothing learned.
 
@@ -415,6 +415,9 @@ assert min(list(damage.values())[1:]) > 1.5 * trained
 # %% [markdown]
 # Neither part is a model. $S$ holds a small share of the parameters and is no garnish: without it, or with its values in
 # disorder, the loss is more than half as high again. That is the measurement that the picture of directions could not give.
+#
+# It is the damage to *this* model, not what a part is worth for training: without $S$ from the start $L$ would have learned
+# something else. For that question two models must be trained, as in [07](07_neighbourhood.ipynb).
 #
 # ## What the model says
 #
@@ -508,10 +511,10 @@ assert low_only < 0.5
 
 # %% [markdown]
 # Dark diagonals: most heads look at the byte itself or a few places back. That is what one learns first about text: which byte
-# follows which. Heads that look for the last time something similar stood there take longer to train than this model was given.
+# follows which.
 #
-# Make queries and keys of $L$ alone and less than half of the weight moves (`low_only`): these four matrices, with their very
-# narrow spectra, are the ones where $L$ says the most.
+# Make queries and keys of $L$ alone and less than half of the weight moves to other bytes (`low_only`): in these narrow matrices
+# $L$ alone decides much of where a head looks.
 #
 # ## Exercises
 #

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 09 Scale: more than one process
+# # Scale: more than one process
 #
 # Large models are trained on many GPUs. How do several processes train *one* model, what do they have to tell
 # each other, and what does SLTrain change about it? Everything is built here in NumPy first, then run for real, with two
@@ -201,10 +201,11 @@ for p in (2, 3, 4, 8):
 #
 # Process 0 of the obvious way sends $p/2$ times as much.
 #
-# Can it be done with fewer bytes? No. Take one of the $N$ sums, and the first moment at which some process knows it. Until then
-# each of the $p-1$ others must have sent something about its term. From then on each of the $p-1$ others must still receive
-# something. That is $2(p-1)N$ numbers in all, $2\frac{p-1}{p}N$ for each process on average: the ring sends exactly that, and
-# no process more than another.
+# Can it be done with fewer bytes? No, if every number that is sent is about one of the $N$ sums. Take one sum, and count numbers
+# as they arrive, one after another. Consider the arrival by which some process first knows the sum. Up to then a number sent by
+# each of the $p-1$ others has arrived somewhere, or its term could not be in the sum: at least $p-1$ arrivals. After it, each of
+# the $p-1$ others must still receive one, or it would have known the sum before: $p-1$ more. That is $2(p-1)N$ numbers in all,
+# $2\frac{p-1}{p}N$ for each process on average. The ring sends exactly that, and no process more than another.
 #
 # How the sums grow. A square is one piece in one process, the number says how many terms its sum has:
 
@@ -293,6 +294,9 @@ assert ends[12] < ends[1] < ends[168]
 # %% [markdown]
 # With one sum the step takes backward *plus* sums; with 12 buckets nearly only the longer of the two. With 168 it is slower
 # than with one: every small sum pays the latency of a whole ring. Bytes are not the only cost.
+#
+# The same for every number of buckets, and for SLTrain, which at this size sends about half of the bytes (section 6 counts them,
+# and what SLTrain computes beside the same backward pass):
 
 # %%
 sizes = [n for n in range(1, 169) if 168 % n == 0]
@@ -483,10 +487,13 @@ for method, row in KEPT.items():
 # $$\text{compute} = \frac{6\,N_{full}\,n}{p\,F}, \qquad \text{sums} = 2\,\frac{p-1}{p}\,\frac{4 N}{\beta}, \qquad
 # \max(\text{compute}, \text{sums}) \le \text{time} \le \text{compute} + \text{sums}$$
 #
-# $6 N_{full}$: 2 operations for each weight and token in the forward pass, 4 in the backward pass (the embedding is only looked
-# up, so this is a little too much). By Algorithm 1 SLTrain multiplies by a dense $W$ too, so it computes as much (building $W$
-# is little work with so many tokens). $N$ is the number of *trained* weights, 4 bytes each: **that is where SLTrain differs.**
-# Only the values on the support are sent, never the positions, which all processes have.
+# $6 N_{full}$: 2 operations for each weight and token in the forward pass, 4 in the backward pass. (The embedding is only looked
+# up, so this is too much, clearly so for small models.) $N$ is the number of *trained* weights, 4 bytes each: **that is where
+# SLTrain differs.** Only the values on the support are sent, never the positions, which all processes have.
+#
+# By Algorithm 1 SLTrain multiplies by a dense $W$ too, so it computes as much, and more: every GPU builds $W$ twice and takes
+# $\nabla_B$ and $\nabla_A$ from $\nabla_W$. These are four products of $2r$ operations for each element of $W$, $8 r N_{lin}$ in
+# all, *however few tokens the GPU has*: more GPUs do not make it less.
 
 # %%
 SIZES = {"60M": (512, 1376, 8, 128, 0.03), "130M": (768, 2048, 12, 256, 0.03), "350M": (1024, 2736, 24, 256, 0.03),
@@ -507,9 +514,16 @@ def trained(size, method):
     return base + L * r * (11 * h + 3 * f) + values_of_S(size)
 
 
+def own_products(size, method):
+    """Operations of Algorithm 1 that do not depend on the tokens, on each GPU"""
+    h, f, L, r, _ = SIZES[size]
+    return 8 * r * L * (4 * h * h + 3 * h * f) if method == "sltrain" else 0
+
+
 def update_time(size, method, p, bandwidth, tokens=512 * 256, speed=1e14):
     """(seconds of compute, seconds of sums)"""
-    return 6 * trained(size, "full") * tokens / (p * speed), 2 * (p - 1) / p * 4 * trained(size, method) / bandwidth
+    compute = (6 * trained(size, "full") * tokens / p + own_products(size, method)) / speed
+    return compute, 2 * (p - 1) / p * 4 * trained(size, method) / bandwidth
 
 
 # %%
@@ -521,40 +535,49 @@ for size in SIZES:
     for method in ("full", "sltrain"):
         assert 4 * trained(size, method) == gradient_bytes(method, size.lower())
         (compute, slow), (_, fast) = (update_time(size, method, 64, g * GBIT) for g in (10, 200))
-        assert np.allclose((compute, fast), on_paper(size.lower(), method, 64, 200 * GBIT))
-        assert compute < fast < slow  # the network decides
+        by_tokens = compute - own_products(size, method) / 1e14  # all that the package's function counts
+        assert np.allclose((by_tokens, fast), on_paper(size.lower(), method, 64, 200 * GBIT))
+        assert (compute < fast) == (method == "full" or size not in ("1B", "7B"))  # does the fast network decide?
         print(f"{size:5}{method:8} gradients {4 * trained(size, method) / 1e6:9,.0f} MB  compute {compute:.3f}"
               f"{slow:20.3f}{fast:18.3f}")
-    print(f"      SLTrain sends {trained(size, 'sltrain') / trained(size, 'full'):.0%}")
+    print(f"      SLTrain sends {trained(size, 'sltrain') / trained(size, 'full'):.0%}, "
+          f"computes {update_time(size, 'sltrain', 64, GBIT)[0] / update_time(size, 'full', 64, GBIT)[0] - 1:.0%} more")
 assert abs(trained("350M", "sltrain") / trained("350M", "full") - 0.53) < 0.005  # of section 4
 
 # %% [markdown]
 # At 60M most weights are in embeddings and head, which SLTrain trains too: it sends 75 %. At 7B it is 47 %. With this batch 64
-# GPUs wait for the network in every row; at 7B and 200 Gbit/s an update takes at least 2.123 s at full rank and 0.991 s with
-# SLTrain.
+# GPUs wait for the network at full rank in every row. SLTrain waits less, and at 1B and 7B with 200 Gbit/s no longer: there its
+# own products decide. At 7B they are 64 % more computing, so an update takes at least 2.123 s at full rank and 1.359 s with
+# SLTrain, not the 0.991 s of its sums. (The factored form has no such products, and the sparse ones in their place are slow.)
 #
 # **When does the network cease to matter?** Set compute equal to sums, with $t = n/p$ tokens for each GPU and $p$ large:
 #
-# $$\frac{6 N_{full}\, t}{F} = \frac{8 N}{\beta} \quad\Longleftrightarrow\quad t = \frac43\,\frac{F}{\beta}\,\frac{N}{N_{full}}$$
+# $$\frac{6 N_{full}\, t + 8 r N_{lin}}{F} = \frac{8 N}{\beta} \quad\Longleftrightarrow\quad
+# t = \frac43\,\frac{F N/\beta - r N_{lin}}{N_{full}}, \qquad r = 0 \text{ at full rank.}$$
 #
-# At full rank $N/N_{full} = 1$: the size of the model drops out. It takes $\frac43 F/\beta$ tokens on each GPU to hide the
-# network behind the computing, at 60M as at 7B. SLTrain needs fewer, by the factor of its weights.
+# At full rank $N = N_{full}$: the size of the model drops out. It takes $\frac43 F/\beta$ tokens on each GPU to hide the
+# network behind the computing, at 60M as at 7B. SLTrain needs fewer, for one good reason (fewer weights to send) and one bad
+# (its own products keep the GPU busy meanwhile).
 
 # %%
 for gbit in (10, 200, 3200):
     limit = 4 / 3 * 1e14 / (gbit * GBIT)
-    fewer = limit * trained("7B", "sltrain") / trained("7B", "full")
+    fewer = max(0, limit * trained("7B", "sltrain") - own_products("7B", "sltrain") / 6) / trained("7B", "full")
     print(f"{gbit:5} Gbit/s: {limit:8,.0f} tokens a GPU at full rank, 7B with SLTrain {fewer:7,.0f}")
-compute, sums = update_time("7B", "full", 10**6, 200 * GBIT, tokens=4 / 3 * 1e14 / (200 * GBIT) * 10**6)
-assert abs(compute / sums - 1) < 1e-3
+    for method, tokens in (("full", limit), ("sltrain", fewer)):
+        compute, sums = update_time("7B", method, 10**6, gbit * GBIT, tokens=tokens * 10**6)
+        assert abs(compute / sums - 1) < 1e-3 or (tokens == 0 and compute > sums)
 
 # %% [markdown]
-# The batch of the paper's runs is 512 sequences of 256 tokens, on 64 GPUs that is 2,048 tokens each: below all of the first two
-# rows. More tokens on each GPU means fewer GPUs or a larger batch, and a larger batch needs fewer updates, but not in
+# (0: SLTrain never waits for such a network, however small the batch. It computes all the time, and repeats itself.)
+#
+# The batch of the paper's runs is 512 sequences of 256 tokens, on 64 GPUs that is 2,048 tokens each: too few for full rank in the
+# first two rows. More tokens on each GPU means fewer GPUs or a larger batch, and a larger batch needs fewer updates, but not in
 # proportion.
 #
 # Move the number of processes and the network (7B, the same batch). Dark: what bounds the time from below. Where does the curve
-# of full rank leave the dotted line, where that of SLTrain? What can a faster network do for 2 processes?
+# of full rank leave the dotted line, where that of SLTrain, and why? What can a faster network do for 2 processes? With which
+# network is full rank the faster one, for 256?
 
 # %%
 from minisl.sliders import Sliders
@@ -590,11 +613,12 @@ Sliders(draw, start={"processes": 64, "gigabit": 200}, dpi=70, processes=PROCESS
 
 # %% [markdown]
 # Past the bend more GPUs add nothing: sums take the same time for 64 as for 256, and there is less computing to hide them
-# behind. SLTrain moves the bend to the right, and the level that is reached up, by the same factor of about 2. It does not
-# remove it.
+# behind. Where the network is slow, SLTrain raises the level that is reached by a factor of about 2; it does not remove the bend.
+# Where it is fast, SLTrain has a level of its own, that of the products which every GPU repeats, and full rank passes it.
 #
-# What the model leaves out: latency (it grows with $p$; section 4), all other traffic, GPUs that wait for the slowest, and that
-# within one node the links are many times faster than between nodes, so that sums are made within nodes first.
+# What the model leaves out: the products inside attention, latency (it grows with $p$; section 4), all other
+# traffic, GPUs that wait for the slowest, and that within one node the links are many times faster than between nodes, so that
+# sums are made within nodes first.
 #
 # ## 7. Sharding the optimizer's state
 #
@@ -654,7 +678,7 @@ sizes = {name: q.size for name, q in model.named_parameters()}
 for n in (2, 4, 16):
     found, held = share_out(sizes, n)
     assert found == owners(sizes, n)
-    print(f"{n:2} processes: the fullest has {max(held) / sum(held):.1%} of the weights' state, an equal share were {1 / n:.1%}")
+    print(f"{n:2} processes: the fullest has {max(held) / sum(held):.1%} of the weights' state, an equal share {1 / n:.1%}")
 
 # %% [markdown]
 # With two or four processes that divides well. With 16 it does not: the embedding is a fifth of this small model, and one
@@ -704,18 +728,22 @@ for (method, sharded_too), total in gb.items():
 # ## Exercises
 #
 # **Exercise 1.** Someone sends gradients in bfloat16, 2 bytes a number. At 7B, 64 GPUs and 200 Gbit/s: does full rank in 2
-# bytes beat SLTrain in 4? What does SLTrain in 2 bytes do? Predict first who waits for the network.
+# bytes beat SLTrain in 4? What do 2 bytes do for SLTrain? Predict first who waits for the network.
 #
 # <details><summary>Answer</summary>
 #
-# Half of 2.123 s is 1.06 s: still a little more than SLTrain's 0.991 s, and both above the 0.828 s of computing, so both wait.
-# SLTrain in 2 bytes needs 0.50 s for the sums: now it is bound by compute, and the update takes 0.828 s at best.
+# Yes. Half of 2.123 s is 1.06 s, still above the 0.828 s of computing: full rank waits, but ends before SLTrain, whose computing
+# alone takes 1.359 s. For the same reason 2 bytes do nothing for SLTrain: its sums were hidden already. At 10 Gbit/s they halve
+# its time.
 #
 # ```python
-# compute = update_time("7B", "full", 64, 200 * GBIT)[0]
-# half = {m: update_time("7B", m, 64, 200 * GBIT)[1] / 2 for m in ("full", "sltrain")}
-# print(f"compute {compute:.3f} s, sums in 2 bytes: full {half['full']:.2f} s, sltrain {half['sltrain']:.2f} s")
-# assert half["sltrain"] < compute < update_time("7B", "sltrain", 64, 200 * GBIT)[1] < half["full"]
+# for gbit in (200, 10):
+#     for method in ("full", "sltrain"):
+#         compute, sums = update_time("7B", method, 64, gbit * GBIT)
+#         print(f"{gbit:3} Gbit/s {method:8} in 4 bytes {max(compute, sums):6.3f} s, in 2 bytes {max(compute, sums / 2):6.3f} s")
+# (compute, sums), (own, few) = (update_time("7B", m, 64, 200 * GBIT) for m in ("full", "sltrain"))
+# assert compute < sums / 2 < own
+# assert few < own
 # ```
 #
 # </details>
