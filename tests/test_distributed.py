@@ -243,6 +243,10 @@ def test_bytes_of_the_papers_sizes():
     assert bench.gradient_bytes("sltrain", "7b") / 4e9 == pytest.approx(3.14, abs=0.01)
     assert bench.on_paper("60m", "sltrain", 2, 1e9)[1] == pytest.approx(bench.gradient_bytes("sltrain", "60m") / 1e9)
     assert bench.on_paper("60m", "full", 1, 1e9)[1] == 0
+    computes = [bench.on_paper("7b", method, n, 1e9)[0] * bench.RATE for method in ("full", "sltrain") for n in (1, 64)]
+    assert computes[0] == pytest.approx(64 * computes[1]) == pytest.approx(6 * 6_738_415_616 * bench.BATCH)
+    own = 8 * 1024 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)  # of every GPU, however many there are
+    assert [computes[2] - computes[0], computes[3] - computes[1]] == pytest.approx([own, own])
 
 
 def test_bench_of_two_processes(tmp_path, monkeypatch):

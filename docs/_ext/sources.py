@@ -72,7 +72,7 @@ def copy_notebooks(app):
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = relinked("".join(cell["source"]), "notebooks")
-        titles[name] = re.match(r"# (.*)", notebook["cells"][0]["source"])[1]
+        titles[name] = f"{name[:2]} " + re.match(r"# (.*)", notebook["cells"][0]["source"])[1].replace("`", "")
         write_changed(there / name, json.dumps(notebook, ensure_ascii=False))
     write_index(there, titles)
 
@@ -80,7 +80,8 @@ def copy_notebooks(app):
 def write_index(there, titles):
     """The page that lists the notebooks."""
     listed = "\n".join(f"- [{title}]({name})" for name, title in titles.items())
-    write_changed(there / "index.md", f"{HEAD}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n" + "\n".join(titles) + "\n```\n")
+    write_changed(there / "index.md", f"{HEAD}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n"
+                  + "\n".join(f"{title} <{name}>" for name, title in titles.items()) + "\n```\n")
 
 
 def write_changed(path, text):

@@ -181,9 +181,12 @@ def gradient_bytes(method, size):
 
 def on_paper(size, method, n, bandwidth):
     """(seconds of compute, seconds of sums over a ring) of an update of BATCH tokens by n GPUs; 6 operations for each token and
-    weight of the dense model."""
-    dense = gradient_bytes("full", size) / 4
-    return 6 * dense * BATCH / n / RATE, 2 * (n - 1) / n * gradient_bytes(method, size) / bandwidth
+    weight of the dense model. SLTrain by Algorithm 1, which on each GPU adds 8 r for each element of its matrices: W is built
+    twice, dB and dA are taken from dW."""
+    c, dense = model_of(size), gradient_bytes("full", size) / 4
+    elements = c.num_hidden_layers * c.hidden_size * (4 * c.hidden_size + 3 * c.intermediate_size)
+    own = 8 * RANKS[size] * elements if method == "sltrain" else 0
+    return (6 * dense * BATCH / n + own) / RATE, 2 * (n - 1) / n * gradient_bytes(method, size) / bandwidth
 
 
 def bench(machine, say):
