@@ -387,6 +387,7 @@ for name, gigabytes in A100.items():
 # A low rank $r$ helps here too: with $r = 8$, $S$ may miss as many as 8.
 #
 # </details>
+#
 # **Exercise 2.** SLTrain starts with $B = 0$ and *random* values in $S$. Why not with $S = 0$, as is usual for something one
 # adds? Predict what such a run can learn, then train it: `train` has an argument `start(model)`, called before the first
 # update.
