@@ -655,8 +655,8 @@ print(f"SLTrain is ahead by {gaps[0]:.2f}, or by {gaps[1]:.2f}")
 assert gaps[1] > 1.3 * gaps[0]
 
 # %% [markdown]
-# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows. How much depends on
-# the text. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: good for SLTrain, and no start to compare
+# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows. How much depends
+# on the text. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: good for SLTrain, and no start to compare
 # from. The long table above has 0.02 for all.)
 #
 #
