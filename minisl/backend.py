@@ -67,14 +67,14 @@ def cuda_status():
 
     Cheap where there is no GPU: CuPy is only imported where a driver has found one.
     """
+    driver, gpus, why = nvidia_driver()
     if find_spec("cupy") is None:
-        return None, f"CuPy is not installed; fix: pip install '{CUPY_PACKAGES[0]}[ctk]'"
+        return None, why or f"CuPy is not installed; fix: pip install '{CUPY_PACKAGES[0]}[ctk]'"
     packages = cupy_packages()
     if len(packages) > 1:
         return None, (f"{len(packages)} CuPy packages are installed, each of which brings the module cupy; fix: pip uninstall "
                       f"{' '.join(packages)}, then pip install '{packages[0]}[ctk]'")
     package = packages[0] if packages else CUPY_PACKAGES[0]
-    driver, gpus, why = nvidia_driver()
     if why:
         return None, why
     try:

@@ -50,6 +50,7 @@ src="data:image/png;base64,{self.frame(self.start)}"></div>
     box.querySelector("img").src = "data:image/png;base64," + frames[at];
   }};
   inputs.forEach(input => input.addEventListener("input", show));
+  box.addEventListener("keydown", event => event.stopPropagation());  // JupyterLab would take the arrow keys
 }})();</script>"""
 
 

@@ -661,11 +661,11 @@ for name, loss in START.items():
     print(f"{name:8} from 0.02: {LOSS[name, 0.003]:.2f}, from 0.005: {loss:.2f}")
 gaps = [LOSS["full", 0.003] - LOSS["sltrain", 0.003], START["full"] - START["sltrain"]]
 print(f"SLTrain is ahead by {gaps[0]:.2f}, or by {gaps[1]:.2f}")
-assert gaps[1] > 2 * gaps[0]
+assert gaps[1] > 1.3 * gaps[0]
 
 # %% [markdown]
-# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows more than
-# twofold. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: no start to compare from. The long table above
+# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows; how much depends on
+# the text. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: no start to compare from. The long table above
 # has 0.02 for all.)
 #
 # *Ask:* is the start the same for all, and was it chosen on one of them?

@@ -91,6 +91,8 @@ def test_a_gpu_that_works(machine):
 NO_NVRTC = CuPy(nvrtc=failing(RuntimeError("libnvrtc.so.13:\nnot found")))
 FAILURES = {
     "no CuPy": ((None, (), Driver()), "CuPy is not installed; fix: pip install 'cupy-cuda13x[ctk]'"),
+    "neither": ((None, (), None), "there is no NVIDIA driver (libcuda.so.1 is not found); fix: where there is an NVIDIA GPU, "
+                                  "install its driver"),
     "two packages": ((CuPy(), ("cupy-cuda12x", "cupy-cuda13x"), Driver()),
                      "2 CuPy packages are installed, each of which brings the module cupy; fix: pip uninstall cupy-cuda13x "
                      "cupy-cuda12x, then pip install 'cupy-cuda13x[ctk]'"),

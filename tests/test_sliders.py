@@ -37,6 +37,10 @@ def test_it_starts_where_it_is_told(start, places):
     assert [int(v) for v in re.findall(r'value="(\d+)"', html)] == places
 
 
+def test_its_keys_are_not_taken_by_the_page_around_it():
+    assert re.search(r'box\.addEventListener\("keydown", event => event\.stopPropagation\(\)\)', drawn()[0]._repr_html_())
+
+
 def test_the_same_figure_is_the_same_page():
     assert drawn()[0]._repr_html_() == drawn()[0]._repr_html_()
     assert repr(drawn()[0]) == "Sliders(r, delta)"

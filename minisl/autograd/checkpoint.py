@@ -4,7 +4,7 @@ from minisl.autograd.tensor import Function, Tensor, recording
 
 
 class Checkpoint(Function):
-    """y = f(x).    The gradient is that of f, run a second time on the saved inputs"""
+    """y = f(x). The gradient is that of f, run a second time on the saved inputs"""
 
     @staticmethod
     def forward(ctx, *inputs, function, parameters):

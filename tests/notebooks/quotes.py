@@ -82,8 +82,11 @@ def unfounded(notebook):
     return missing
 
 
-def stale(committed, fresh):
-    """Lines about cells that now print other numbers than were committed, more than their tags allow, or draw other pictures."""
+def stale(committed, fresh, trained=0.05):
+    """Lines about cells that now print other numbers than were committed, more than their tags allow, or draw other pictures.
+
+    trained: what cells with this tag may be off by, relative.
+    """
     lines = []
     for at, (old, new) in enumerate(zip(committed.cells, fresh.cells, strict=True)):
         if old.cell_type != "code":
@@ -94,7 +97,7 @@ def stale(committed, fresh):
         if "timing" in tags(old):
             continue
         was, now = in_outputs(old), in_outputs(new)
-        near = 0.05 if "trained" in tags(old) else 1e-3
+        near = trained if "trained" in tags(old) else 1e-3
         if len(was) != len(now):
             if "trained" not in tags(old):
                 lines.append(f"cell {at}: {len(was)} numbers committed, {len(now)} printed")

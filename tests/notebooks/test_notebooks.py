@@ -59,7 +59,8 @@ def test_it_runs_and_nothing_in_it_is_stale(name):
     assert seconds < 180, f"{seconds:.0f} s"
     assert not quotes.unfounded(answers_only(fresh, committed(name)))
     fresh.cells = [cell for cell in fresh.cells if "answer" not in quotes.tags(cell)]
-    assert not quotes.stale(committed(name), fresh)
+    written_with = sys.version_info[:2] == (3, 11)  # the text that models train on is the documentation of this Python
+    assert not quotes.stale(committed(name), fresh, trained=0.05 if written_with else 0.15)
 
 
 def answers_only(fresh, committed):
