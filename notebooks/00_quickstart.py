@@ -13,7 +13,7 @@
 # - compute how many parameters and bytes it saves for a model of any size,
 # - find the notebook that explains the part you want to understand next.
 #
-# You need: what a matrix's rank is, and what a gradient step does. It runs in about a minute and reads in a quarter of an hour.
+# You need: what a matrix's rank is, and what a gradient step does. It runs in a minute or two and reads in a quarter of an hour.
 
 # %%
 import io

@@ -13,7 +13,7 @@
 # - explain what training a support does that copying its entries does not;
 # - name the cases in which a random support is *not* enough.
 #
-# You need [03](03_sltrain.ipynb) and the singular value decomposition. It runs for about a minute.
+# You need [03](03_sltrain.ipynb) and the singular value decomposition. It runs for a minute or two.
 
 # %%
 import copy

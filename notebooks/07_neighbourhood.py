@@ -14,7 +14,7 @@
 # - run a comparison in which every method gets its own learning rate,
 # - read somebody else's table with the right questions in mind.
 #
-# You need [00](00_quickstart.ipynb), and Adam's two moments ([06](06_memory.ipynb) explains them). It runs in about a minute
+# You need [00](00_quickstart.ipynb), and Adam's two moments ([06](06_memory.ipynb) explains them). It runs in two minutes
 # and reads in three quarters of an hour.
 
 # %%
@@ -664,9 +664,9 @@ print(f"SLTrain is ahead by {gaps[0]:.2f}, or by {gaps[1]:.2f}")
 assert gaps[1] > 1.3 * gaps[0]
 
 # %% [markdown]
-# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows; how much depends on
-# the text. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: no start to compare from. The long table above
-# has 0.02 for all.)
+# From the smaller start full rank stays on its first plateau much longer, SLTrain does not, and the gap grows; how much
+# depends on the text. (`python -m minisl.train --tiny`, and so notebook 00, starts from 0.005: no start to compare from. The
+# long table above has 0.02 for all.)
 #
 # *Ask:* is the start the same for all, and was it chosen on one of them?
 #

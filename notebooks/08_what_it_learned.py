@@ -194,7 +194,8 @@ grid[1].legend()
 plt.show()
 
 full = [numerical(sum(split(path, step))) == min(layers[path].shape) for path in layers for step in steps[1:]]
-print("W of full numerical rank:", "in all 14 matrices, from the second update on" if all(full) else f"{sum(full)} of {len(full)}")
+print("W of full numerical rank:",
+      "in all 14 matrices, from the second update on" if all(full) else f"{sum(full)} of {len(full)}")
 assert np.mean(full) > 0.95
 assert set(history[numerical]["L"][1:]) == {RANK}
 assert history[effective]["W = L + S"][-1] < history[effective]["W = L + S"][0]
