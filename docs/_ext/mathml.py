@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 convert = LatexToMathML(macros={"argmin": r"\operatorname*{arg\,min}", "argmax": r"\operatorname*{arg\,max}",
                                 "rank": r"\operatorname{rank}", "diag": r"\operatorname{diag}"})
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
-WIDE = 40  # characters of MathML's text from which on a formula in a line may not fit a phone
+WIDE = 24  # characters of MathML's text from which on a formula in a line may not fit a phone
 
 
 def mathml(latex, display):
