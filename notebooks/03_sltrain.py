@@ -924,8 +924,9 @@ plt.show()
 #
 # ## 10 Turn the knobs
 #
-# A weight of 128 x 128 once $B$ has moved (all entries uniform, as $A$'s start): its singular values, and how many numbers are
-# stored for it. $r$ sets how many large singular values there are, $\delta$ how high the tail is that $S$ alone carries.
+# A weight of 128 x 128 once $B$ has moved (all entries uniform, as $A$'s start): its singular values, how many numbers are stored
+# for it, and what a step with the factored form takes by section 7's model. $r$ sets how many large singular values there are,
+# $\delta$ how high the tail is that $S$ alone carries; both cost memory, and $\delta$ costs more time than memory.
 
 # %%
 WIDTH = 128
@@ -941,7 +942,7 @@ def draw(r, delta):
     I = draw_support(WIDTH, WIDTH, delta, rng)
     S.flat[I] = rng.uniform(-bound, bound, len(I))
     BA = 4 * rng.uniform(-bound, bound, (WIDTH, r)) @ rng.uniform(-bound, bound, (r, WIDTH))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), width_ratios=(3, 1))
+    figure, (left, right, time_) = plt.subplots(1, 3, figsize=(8.4, 2.8), width_ratios=(3, 1, 1))
     with one_blas_thread():  # small matrices: two threads would wait for each other
         sigma = {"B A + S": spectrum(BA + S), "B A alone": spectrum(BA), "S alone": spectrum(S)}
     for name, values in sigma.items():
@@ -951,6 +952,8 @@ def draw(r, delta):
     stored = np.array([2 * r * WIDTH, len(I)]) / WIDTH**2
     right.bar(["B, A", "S"], 100 * stored, color=PALETTE[:2], hatch=["", "//"])
     right.set(ylabel="of the dense numbers (%)", ylim=(0, 60), title=f"{stored.sum():.0%} stored")
+    time_.bar(["dense", "factored"], [1, 2 * r / WIDTH + ratio * delta], color=PALETTE[2:4], hatch=["", "//"])
+    time_.set(ylabel="time, by section 7's model", ylim=(0, 1.2), title=f"{2 * r / WIDTH + ratio * delta:.2f} of dense")
     return figure
 
 
