@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 # Before NumPy is loaded. Some tests compare a command's process with this one to the last bit, or read each line on its stderr:
@@ -35,6 +36,14 @@ def backend(request):
 @pytest.fixture(scope="session")
 def killed():
     return KILLED
+
+
+@pytest.fixture
+def hangup():
+    """SIGHUP reaches the test and its children, also where pytest itself was started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pytest_collection_finish():

@@ -285,6 +285,7 @@ def test_no_file_of_a_checkpoint_names_a_path(straight):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.usefixtures("hangup")
 def test_a_signal_in_the_middle_of_a_save_lets_it_end(tmp_path, straight, monkeypatch, number, code):
     save_file, sent = checkpoint.save_file, []
 

@@ -269,6 +269,7 @@ def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.usefixtures("hangup")
 def test_killed_half_way_nothing_has_the_name(tmp_path, end):
     """And what can be answered leaves nothing at all."""
     with open(tmp_path / "a.jsonl", "w") as file:
