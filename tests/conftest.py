@@ -16,6 +16,9 @@ import pytest
 
 from minisl import kernels
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, whose children would not hear Ctrl-C either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 KILLED = {}  # name of a wrong implementation -> whether the shipped tests rejected it
 
 
