@@ -1,0 +1,152 @@
+"""A handout's notebook, read: what is given, and tasks with their solution and tests."""
+
+import ast
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from minisl.errors import InputError
+
+HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
+
+
+@dataclass
+class Cell:
+    """A code cell: its place, its text, what it is (given, answer, test), the task it belongs to ("" where none)."""
+
+    place: int
+    source: str
+    kind: str
+    task: str = ""
+    points: float = 0
+    seconds: float = 30
+
+
+def read(path):
+    """The code cells of a notebook, as a list of Cell. Raises InputError: no file, no notebook."""
+    try:
+        notebook = json.loads(Path(path).read_text("utf-8"))
+        return cells_of(notebook)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: is no notebook (.ipynb, version 4)") from None
+
+
+def cells_of(notebook):
+    """The code cells of a parsed notebook. A cell without nbgrader's metadata is the student's own."""
+    return [cell_of(place, cell) for place, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
+
+
+def cell_of(place, cell):
+    about = cell["metadata"].get("nbgrader", {})
+    name = about.get("grade_id", "")
+    if about.get("grade") and not about.get("solution"):
+        kind, name = "test", name.removeprefix("test_")
+    elif about.get("locked"):
+        kind, name = "given", ""
+    else:
+        kind, name = "answer", name if about.get("solution") else ""
+    return Cell(place, "".join(cell["source"]), kind, name, about.get("points", 0), cell["metadata"].get("seconds", 30))
+
+
+def tasks(cells):
+    """The names of the tasks that are tested, in order."""
+    return [cell.task for cell in cells if cell.kind == "test"]
+
+
+def defines(source):
+    """The names that a cell's text defines at its top level; none where it is no Python."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    names = set()
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        else:
+            names |= {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
+    return names
+
+
+def uses(source):
+    """The names that a cell's text reads."""
+    try:
+        return {leaf.id for leaf in ast.walk(ast.parse(source)) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Load)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+
+
+def needed(cells, task):
+    """The answers that a task's answer and tests need, itself included: by the names that are read, in the notebook's order."""
+    answers = [cell for cell in cells if cell.kind == "answer"]
+    where = {}
+    for cell in answers:
+        for name in defines(cell.source):
+            where.setdefault(name, []).append(cell)
+    chosen, todo = [], [cell for cell in cells if cell.task == task]
+    while todo:
+        cell = todo.pop()
+        if cell in chosen:
+            continue
+        chosen.append(cell)
+        todo += [other for name in uses(cell.source) for other in where.get(name, ())]
+    return sorted((cell for cell in chosen if cell.kind == "answer"), key=lambda cell: cell.place)
+
+
+def with_answers(source, submitted):
+    """The cells of `source` (given and tests are the instructor's) with the answers of `submitted`.
+
+    A student's own cells stand before the answer that follows them.
+    """
+    theirs = [cell for cell in submitted if cell.kind == "answer"]
+    known = {cell.task for cell in source if cell.kind == "answer"}
+    merged = []
+    for cell in source:
+        if cell.kind != "answer":
+            merged.append(cell)
+            continue
+        place = next((k for k, other in enumerate(theirs) if other.task == cell.task), None)
+        if place is not None:
+            merged += [own for own in theirs[:place] if own.task not in known]
+            merged.append(theirs[place])
+            theirs = theirs[place + 1:] + [other for other in theirs[:place] if other.task in known]
+    merged += [own for own in theirs if own.task not in known]
+    for place, cell in enumerate(merged):
+        cell.place = place
+    return merged
+
+
+def visible(source):
+    """A test's text without what is hidden from students."""
+    lines, hidden = [], False
+    for line in source.split("\n"):
+        if HIDDEN[0] in line:
+            hidden = True
+        if not hidden:
+            lines.append(line)
+        if HIDDEN[1] in line:
+            hidden = False
+    return "\n".join(lines)
+
+
+def run_here(cells, task):
+    """Run a task's tests in this process, for its author: given cells, the answers it needs, the tests. Raises what they raise."""
+    test = next(cell for cell in cells if cell.kind == "test" and cell.task == task)
+    space = {"__name__": "__main__"}
+    answers = needed(cells, task)
+    for cell in sorted([cell for cell in cells if cell.kind == "given" and cell.place < test.place] + answers, key=lambda cell: cell.place):
+        run_cell(cell, space)
+    run_cell(test, space)
+
+
+def run_cell(cell, space):
+    """Run a cell's text; a traceback shows its lines."""
+    import linecache
+
+    name = f"<{cell.task or cell.kind} {cell.place}>"
+    linecache.cache[name] = (len(cell.source), None, cell.source.splitlines(keepends=True), name)
+    exec(compile(cell.source, name, "exec"), space)

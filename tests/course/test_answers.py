@@ -1,0 +1,74 @@
+"""The course's tests accept what is right, however it is written, and name what is wrong."""
+
+import importlib.util
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+for package in ("jupytext", "nbformat"):
+    pytest.importorskip(package, reason="needs the extra `course`")
+
+from minisl.course import handout
+
+HERE = Path(__file__).parent
+COURSE = HERE.parents[1] / "notebooks" / "assignments"
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load(COURSE / "build.py", "course_build")
+ANSWERS = {path.stem: load(path, f"course_{path.stem}") for path in sorted((HERE / "answers").glob("a*.py"))}
+TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(handout.cells_of(build.read(name)))]
+MISTAKES = [(name, task, *mistake) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for mistake in rows]
+OTHERS = [(name, task, *other) for name, module in ANSWERS.items() for task, rows in module.OTHERS.items() for other in rows.items()]
+
+
+def with_text(name, task, old, new):
+    """The source's cells, with another text in a task's answer; run by a student who has no hidden word."""
+    cells = handout.cells_of(build.read(name))
+    cell = next(cell for cell in cells if cell.kind == "answer" and cell.task == task)
+    if old is None:
+        cell.source = textwrap.dedent(new)
+    else:
+        assert cell.source.count(old) == 1, f"{task}: {old!r} stands {cell.source.count(old)} times in the solution"
+        cell.source = cell.source.replace(old, new)
+    return cells
+
+
+def message(cells, task):
+    """What the tests say, or None where they pass."""
+    try:
+        handout.run_here(cells, task)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
+def test_the_solution_passes(name, task):
+    handout.run_here(handout.cells_of(build.read(name)), task)
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
+def test_there_are_enough(name, task):
+    assert len({mistake[0] for mistake in ANSWERS[name].MISTAKES[task]}) >= 8
+    assert len(ANSWERS[name].OTHERS[task]) >= 3
+
+
+@pytest.mark.parametrize(("name", "task", "what", "old", "new", "says"), MISTAKES, ids=[f"{m[1]}-{m[2]}" for m in MISTAKES])
+def test_a_mistake_is_named(name, task, what, old, new, says):
+    said = message(with_text(name, task, old, new), task)
+    assert said is not None, "accepted"
+    assert says in said
+
+
+@pytest.mark.parametrize(("name", "task", "what", "new"), OTHERS, ids=[f"{m[1]}-{m[2]}" for m in OTHERS])
+def test_another_way_passes(name, task, what, new):
+    handout.run_here(with_text(name, task, None, new), task)
