@@ -134,11 +134,11 @@ def visible(source):
 
 
 def run_here(cells, task):
-    """Run a task's tests in this process, for its author: given cells, the answers it needs, the tests. Raises what they raise."""
+    """Run a task in this process: what is given, the answers it needs, its tests. Raises what they raise."""
     test = next(cell for cell in cells if cell.kind == "test" and cell.task == task)
     space = {"__name__": "__main__"}
-    answers = needed(cells, task)
-    for cell in sorted([cell for cell in cells if cell.kind == "given" and cell.place < test.place] + answers, key=lambda cell: cell.place):
+    first = [cell for cell in cells if cell.kind == "given" and cell.place < test.place] + needed(cells, task)
+    for cell in sorted(first, key=lambda cell: cell.place):
         run_cell(cell, space)
     run_cell(test, space)
 

@@ -10,7 +10,7 @@ import pytest
 for package in ("jupytext", "nbformat"):
     pytest.importorskip(package, reason="needs the extra `course`")
 
-from minisl.course import handout
+from minisl.course import handout  # noqa: E402
 
 HERE = Path(__file__).parent
 COURSE = HERE.parents[1] / "notebooks" / "assignments"
@@ -26,8 +26,8 @@ def load(path, name):
 build = load(COURSE / "build.py", "course_build")
 ANSWERS = {path.stem: load(path, f"course_{path.stem}") for path in sorted((HERE / "answers").glob("a*.py"))}
 TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(handout.cells_of(build.read(name)))]
-MISTAKES = [(name, task, *mistake) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for mistake in rows]
-OTHERS = [(name, task, *other) for name, module in ANSWERS.items() for task, rows in module.OTHERS.items() for other in rows.items()]
+MISTAKES = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for row in rows]
+OTHERS = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.OTHERS.items() for row in rows.items()]
 
 
 def with_text(name, task, old, new):
