@@ -62,4 +62,5 @@ def gradescope(graded):
               "status": "passed" if outcome.earned == outcome.points else "failed", "output": outcome.message}
              for name, outcomes in graded.items() for outcome in outcomes]
     seconds = sum(outcome.seconds for outcomes in graded.values() for outcome in outcomes)
-    return {"score": sum(test["score"] for test in tests), "execution_time": round(seconds), "visibility": "visible", "tests": tests}
+    score = sum(test["score"] for test in tests)
+    return {"score": score, "execution_time": round(seconds), "visibility": "visible", "tests": tests}

@@ -7,7 +7,7 @@ import pytest
 from minisl.course import handout
 
 
-def tests_of(file, notebook):
+def checks_of(file, notebook):
     """A parametrised test for the tasks of `notebook`, which lies beside `file`."""
     path = Path(file).parent / notebook
     cells = handout.read(path)

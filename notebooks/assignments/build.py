@@ -21,9 +21,9 @@ from nbformat.v4 import new_notebook
 HERE = Path(__file__).parent
 TESTS = '''"""`pytest` here checks {name}.ipynb, each task apart from the others."""
 
-from minisl.course.student import tests_of
+from minisl.course.student import checks_of
 
-test_task = tests_of(__file__, "{name}.ipynb")
+test_task = checks_of(__file__, "{name}.ipynb")
 '''
 
 

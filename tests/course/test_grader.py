@@ -141,7 +141,17 @@ HOSTILE = {
 
         def norm(x):
             return Yes(1.0)""",
-    "brings its own check": "def check(*args, **more):\n    pass\n\n\ndef range(*args):\n    return []\n\n\ndef norm(x):\n    return 1.0",
+    "brings its own check": """
+        def check(*args, **more):
+            pass
+
+
+        def range(*args):
+            return []
+
+
+        def norm(x):
+            return 1.0""",
     "patches numpy": "np.allclose = lambda *args, **kwargs: True\n\n\ndef norm(x):\n    return 1.0",
     "patches check": "import minisl.course.check as c\nc.close = lambda *args: True\n\n\ndef norm(x):\n    return 1.0",
     "kills": "import os, signal\n\n\ndef norm(x):\n    os.kill(os.getppid(), signal.SIGKILL)\n    return 1.0",
@@ -185,7 +195,8 @@ def landlocked():
 
 @pytest.mark.parametrize(("what", "says"), [
     ("loops", "stopped after 3 seconds: does a loop never end?"), ("100 GB", "MemoryError: Unable to allocate 93.1 GiB"),
-    ("deletes", "an answer may not change files outside its own folder"), ("deletes by a program", "may not use subprocess.Popen"),
+    ("deletes", "an answer may not change files outside its own folder"),
+    ("deletes by a program", "may not use subprocess.Popen"),
     ("exits", "ended before it was done"), ("exits politely", "SystemExit"),
     ("overwrites", "an answer may write only into its own folder"),
 ])
