@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minisl.errors import InputError
 
+LARGEST = 32 << 20  # bytes of a notebook
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 
 
@@ -25,10 +26,14 @@ class Cell:
 def read(path):
     """The code cells of a notebook, as a list of Cell. Raises InputError: no file, no notebook."""
     try:
+        if Path(path).stat().st_size > LARGEST:
+            raise InputError(f"{path}: has more than {LARGEST >> 20} MB; clear its outputs")
         notebook = json.loads(Path(path).read_text("utf-8"))
         return cells_of(notebook)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: is no notebook (.ipynb, version 4)") from None
 

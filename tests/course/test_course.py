@@ -10,6 +10,7 @@ import pytest
 
 from minisl.course import grading, handout
 
+pytest.importorskip("nbgrader", reason="needs the extra `course`")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
 NAMES = grading.assignments()
 MINUTES = 3

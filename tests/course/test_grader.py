@@ -12,6 +12,7 @@ from minisl.course import grading, handout
 from minisl.course.__main__ import main
 from minisl.errors import InputError
 
+pytest.importorskip("nbgrader", reason="needs the extra `course`")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
 
 GIVEN = "import numpy as np\nfrom minisl.course import check, draw, raises, unchanged\ntwo = 2"
