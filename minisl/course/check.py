@@ -10,10 +10,10 @@ class Wrong(AssertionError):
 def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     """Raise Wrong unless `got` is `want`: shape, kind of number, and every value within rtol |want| + atol.
 
-    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"
+    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"; for a tuple its parts' names: ("dx", "dw")
     want   array, number, or a tuple, list or dict of these
     atol   by default rtol times the largest |want|
-    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named
+    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named. For a tuple: {place: such a dict}
 
     What is looked for is what people do: nothing returned, wrong shape (transposed, an axis kept or lost), wrong kind of number, NaN,
     all zero, the sign, a factor, entries in another order, a row or column that is off by a constant, one wrong entry.
@@ -83,12 +83,14 @@ def check_dict(what, got, want, rtol, atol, wrong):
 
 
 def check_sequence(what, got, want, rtol, atol, wrong):
+    names = [f"{what}[{k}]" for k in range(len(want))] if isinstance(what, str) else what
+    what = what if isinstance(what, str) else f"({', '.join(what)})"
     say(got is not None, f"{what} is None: does the function return it?")
     kind = "an array" if isinstance(got, np.ndarray) else article(type(got).__name__)
     say(isinstance(got, (tuple, list)), f"{what} is {kind}, should be a {type(want).__name__} of {len(want)}")
     say(len(got) == len(want), f"{what} has {len(got)} parts, should have {len(want)}")
-    for k, (mine, right) in enumerate(zip(got, want)):
-        check(f"{what}[{k}]", mine, right, rtol, atol, (wrong or {}).get(k))
+    for k, (name, mine, right) in enumerate(zip(names, got, want)):
+        check(name, mine, right, rtol, atol, (wrong or {}).get(k))
 
 
 def article(kind):
