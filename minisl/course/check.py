@@ -1,5 +1,7 @@
 """Compare an answer with the right one, and say what is wrong with it in the words of who wrote it."""
 
+import itertools
+
 import numpy as np
 
 
@@ -10,10 +12,10 @@ class Wrong(AssertionError):
 def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     """Raise Wrong unless `got` is `want`: shape, kind of number, and every value within rtol |want| + atol.
 
-    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"
+    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"; for a tuple its parts' names: ("dx", "dw")
     want   array, number, or a tuple, list or dict of these
     atol   by default rtol times the largest |want|
-    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named
+    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named. For a tuple: {place: such a dict}
 
     What is looked for is what people do: nothing returned, wrong shape (transposed, an axis kept or lost), wrong kind of number,
     NaN, all zero, the sign, a factor, entries in another order, a row or column that is off by a constant, one wrong entry.
@@ -84,12 +86,26 @@ def check_dict(what, got, want, rtol, atol, wrong):
 
 
 def check_sequence(what, got, want, rtol, atol, wrong):
+    names = [f"{what}[{k}]" for k in range(len(want))] if isinstance(what, str) else what
+    what = what if isinstance(what, str) else "the result"
     say(got is not None, f"{what} is None: does the function return it?")
     kind = "an array" if isinstance(got, np.ndarray) else article(type(got).__name__)
     say(isinstance(got, (tuple, list)), f"{what} is {kind}, should be a {type(want).__name__} of {len(want)}")
     say(len(got) == len(want), f"{what} has {len(got)} parts, should have {len(want)}")
-    for k, (mine, right) in enumerate(zip(got, want)):
-        check(f"{what}[{k}]", mine, right, rtol, atol, (wrong or {}).get(k))
+    say(not permuted(got, want), f"{what} has the right parts in another order: {names[0]} should come first")
+    for k, (name, mine, right) in enumerate(zip(names, got, want)):
+        check(name, mine, right, rtol, atol, (wrong or {}).get(k))
+
+
+def permuted(got, want):
+    """Are these the wanted arrays, in another order? For a few of them."""
+    def same(order):
+        return all(np.shape(got[k]) == right.shape and np.allclose(got[k], right, rtol=1e-6) for k, right in zip(order, want))
+
+    if len(want) > 4 or not all(isinstance(part, np.ndarray) and part.dtype.kind in "biuf" for part in (*got, *want)):
+        return False
+    first, *others = itertools.permutations(range(len(want)))
+    return not same(first) and any(map(same, others))
 
 
 def article(kind):
@@ -108,11 +124,15 @@ def shape_of(what, got, want):
     if got.ndim == 0:
         return text + ": summed over every axis?"
     if got.ndim < want.ndim:
-        return text + f": {want.ndim - got.ndim} axis fewer (summed over one too many?)"
+        return text + f": {axes(want.ndim - got.ndim)} fewer (summed over one too many?)"
     if got.ndim > want.ndim:
-        return text + f": {got.ndim - want.ndim} axis more (a sum over it is missing?)"
-    axes = [axis for axis in range(want.ndim) if got.shape[axis] != want.shape[axis]]
-    return text + f": look at axis {', '.join(map(str, axes))}"
+        return text + f": {axes(got.ndim - want.ndim)} more (a sum over it is missing?)"
+    differ = [axis for axis in range(want.ndim) if got.shape[axis] != want.shape[axis]]
+    return text + f": look at axis {', '.join(map(str, differ))}"
+
+
+def axes(count):
+    return f"{count} {'axis' if count == 1 else 'axes'}"
 
 
 def largest(x):
@@ -189,6 +209,6 @@ def places(bad, got=None, want=None):
         others = tuple(k for k in range(bad.ndim) if k != axis)
         along = bad.any(others)
         if others and not along.all() and np.array_equal(bad, np.broadcast_to(np.expand_dims(along, others), bad.shape)):
-            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * (along.sum() > 6)
+            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * int(along.sum() > 6)
             return f"wherever the index of axis {axis} is {which}; first at {list(first)}{values}"
     return f"at {list(first)}{values}" + f" and {count - 1} more of {bad.size} places" * (count > 1)
