@@ -10,7 +10,7 @@ class Wrong(AssertionError):
 def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     """Raise Wrong unless `got` is `want`: shape, kind of number, and every value within rtol |want| + atol.
 
-    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"
+    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"; of a tuple also "(dx, dW) of linear"
     want   array, number, or a tuple, list or dict of these
     atol   by default rtol times the largest |want|
     wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named
@@ -87,8 +87,15 @@ def check_sequence(what, got, want, rtol, atol, wrong):
     kind = "an array" if isinstance(got, np.ndarray) else article(type(got).__name__)
     say(isinstance(got, (tuple, list)), f"{what} is {kind}, should be a {type(want).__name__} of {len(want)}")
     say(len(got) == len(want), f"{what} has {len(got)} parts, should have {len(want)}")
-    for k, (mine, right) in enumerate(zip(got, want)):
-        check(f"{what}[{k}]", mine, right, rtol, atol, (wrong or {}).get(k))
+    for k, (name, mine, right) in enumerate(zip(names_of_parts(what, len(want)), got, want)):
+        check(name, mine, right, rtol, atol, (wrong or {}).get(k))
+
+
+def names_of_parts(what, count):
+    """"(dx, dy) of f" is "dx of f" and "dy of f"; "pair" is "pair[0]" and "pair[1]"."""
+    names = what[1:].split(")")[0].split(", ") if what.startswith("(") else []
+    rest = what.partition(")")[2]
+    return [name + rest for name in names] if len(names) == count else [f"{what}[{k}]" for k in range(count)]
 
 
 def article(kind):
@@ -100,10 +107,13 @@ def shape_of(what, got, want):
     text = f"{what} has shape {got.shape}, should have {want.shape}"
     if got.shape == want.shape[::-1]:
         return text + ": transposed?"
-    if got.shape and got.ndim == want.ndim - 1 and got.size == want.size:
-        return text + ": an axis of length 1 was dropped (keepdims?)"
-    if got.ndim == want.ndim + 1 and got.size == want.size:
-        return text + ": an axis of length 1 too many (keepdims?)"
+    if got.size == want.size and [n for n in got.shape if n != 1] == [n for n in want.shape if n != 1]:
+        if got.shape and got.ndim == want.ndim - 1:
+            return text + ": an axis of length 1 was dropped (keepdims?)"
+        if got.ndim == want.ndim + 1:
+            return text + ": an axis of length 1 too many (keepdims?)"
+    elif got.size == want.size and got.ndim != want.ndim:
+        return text + ": as many numbers, in other axes (reshape? stacked, not concatenated?)"
     if got.ndim == 0:
         return text + ": summed over every axis?"
     if got.ndim < want.ndim:
@@ -187,6 +197,6 @@ def places(bad, got=None, want=None):
         others = tuple(k for k in range(bad.ndim) if k != axis)
         along = bad.any(others)
         if others and not along.all() and np.array_equal(bad, np.broadcast_to(np.expand_dims(along, others), bad.shape)):
-            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * (along.sum() > 6)
+            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * (int(along.sum()) > 6)
             return f"wherever the index of axis {axis} is {which}; first at {list(first)}{values}"
     return f"at {list(first)}{values}" + f" and {count - 1} more of {bad.size} places" * (count > 1)
