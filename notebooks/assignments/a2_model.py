@@ -26,7 +26,7 @@
 import numpy as np
 
 from minisl.autograd import Tensor, ops
-from minisl.course import check, draw, unchanged
+from minisl.course import Wrong, check, draw, unchanged
 from minisl.kernels import using
 from minisl.nn import Llama, LlamaConfig
 from minisl.nn.llama import rope_table
@@ -59,6 +59,16 @@ def differences(op, dy, *arrays, h=6e-6, **rest):
             slope[i] = (ends[0] - ends[1]) / (2 * h)
         found.append(slope)
     return tuple(found)
+
+
+def call(function, **arguments):
+    """function(*arguments), which must leave its arguments as they are."""
+    before = [np.copy(argument) for argument in arguments.values()]
+    with np.errstate(all="ignore"):
+        result = function(*arguments.values())
+    for name, was in zip(arguments, before):
+        unchanged(name, arguments[name], was)
+    return result
 
 # %% [markdown]
 # ## Task 1. RMSNorm (3 points, 15 minutes)
@@ -94,22 +104,26 @@ def rms_norm(x, gain, eps):
 # %% test="rms_norm" points=3
 rng = draw("rms_norm")
 x, gain = np.array([[3, 4], [0.6, -0.8]]), np.array([1.0, 2.0])
-check("rms_norm([[3, 4], [0.6, -0.8]], [1, 2], 3.5)", rms_norm(x, gain, 3.5), np.array([[0.75, 2], [0.3, -0.8]]), wrong={
+check("rms_norm([[3, 4], [0.6, -0.8]], [1, 2], 3.5)", call(rms_norm, x=x, gain=gain, eps=3.5),
+      np.array([[0.75, 2], [0.3, -0.8]]), wrong={
     "eps is added to the root, not under it": [[0.42640687, 1.13708499], [0.14261582, -0.38030886]],
     "eps is missing": [[0.84852814, 2.2627417], [0.84852814, -2.2627417]],
     "the sum of the squares is taken, not their mean": [[0.56195149, 1.49853731], [0.28284271, -0.75424723]],
     "the gain is missing": [[0.75, 1], [0.3, -0.4]],
     "the root is missing": [[0.1875, 0.5], [0.15, -0.4]],
+    "keepdims is missing: the mean of token 0 goes to feature 0 of each token, that of token 1 to feature 1":
+        [[0.75, 4], [0.15, -0.8]],
+    "x is divided by its length: no mean, no eps": [[0.6, 1.6], [0.6, -1.6]],
     "the mean runs over the tokens, not over the features": [[1.04892540, 2.32691891], [0.20978508, -0.46538378]],
     "there is one mean for all tokens": [[0.94868330, 2.52982213], [0.18973666, -0.50596443]],
     "the mean of x is subtracted, as in LayerNorm": [[-0.25819889, 0.51639778], [0.35043832, -0.70087664]]})
 B, T, D = (int(n) for n in rng.permutation([3, 4, 6]))
 x = rng.standard_normal((B, T, D)) * rng.choice([0.01, 1, 100], (B, T, 1))
 gain, eps = rng.uniform(0.5, 1.5, D), rng.uniform(0.1, 1)
-before = x.copy(), gain.copy()
-check(f"rms_norm of x {x.shape}", rms_norm(x, gain, eps), value(ops.rms_norm, x, gain, eps=eps), atol=1e-12)
-unchanged("x", x, before[0])
-unchanged("gain", gain, before[1])
+want = value(ops.rms_norm, x, gain, eps=eps)
+check(f"rms_norm of x {x.shape}", call(rms_norm, x=x, gain=gain, eps=eps), want, atol=1e-12, wrong={
+    "the mean runs over axis 1, should run over the last":
+        value(ops.rms_norm, x.swapaxes(1, 2), np.ones(T), eps=eps).swapaxes(1, 2) * gain})
 check(f"rms_norm of one token {D,}", rms_norm(x[0, 0], gain, eps), value(ops.rms_norm, x[:1, :1], gain, eps=eps)[0, 0])
 ### BEGIN HIDDEN TESTS
 check("rms_norm with eps = 1e-6", rms_norm(x, gain, 1e-6), value(ops.rms_norm, x, gain, eps=1e-6))
@@ -156,30 +170,30 @@ def rms_norm_backward(dy, x, gain, eps):
 # %% test="rms_norm_backward" points=5
 rng = draw("rms_norm_backward")
 x, gain, dy = np.array([[3, 4], [0.6, -0.8]]), np.array([1.0, 2.0]), np.array([[4.0, 1], [2, -1]])
-check("(dx, dgain) for x = [[3, 4], [0.6, -0.8]], gain = [1, 2], eps = 3.5", rms_norm_backward(dy, x, gain, 3.5),
+check("(dx, dgain) for x = [[3, 4], [0.6, -0.8]], gain = [1, 2], eps = 3.5",
+      call(rms_norm_backward, dy=dy, x=x, gain=gain, eps=3.5),
       (np.array([[0.53125, -0.125], [0.895, -0.86]]), np.array([3.6, 1.4])), wrong={
           0: {"the second term is missing: r depends on x too": [[1, 0.5], [1, -1]],
               "the second term is added, not subtracted": [[1.46875, 1.125], [1.105, -1.14]],
               "1 / D is missing (a sum where the mean belongs)": [[0.0625, -0.75], [0.79, -0.72]],
               "the gain is missing": [[0.625, -0.25], [0.925, -0.4]],
+              "the gain is twice in the second term": [[0.34375, -0.375], [0.835, -0.78]],
               "the gain is missing in the first term": [[0.53125, -0.375], [0.895, -0.36]],
               "the gain is missing in the second term": [[0.625, 0], [0.925, -0.9]],
               "the second term has r where r^3 belongs": [[-6.5, -9.5], [0.58, -0.44]],
               "the second term has r^2 where r^3 belongs": [[-0.875, -2], [0.79, -0.72]],
-              "the mean runs over the tokens, not over the features": [[0.690625, 0.2], [0.505, -0.52]],
+              "the mean runs over the tokens, not over the features": [[0.6625, 0.15], [0.73, -0.72]],
+              "the mean runs over all tokens too": [[0.7, 0.1], [0.76, -0.68]],
               "eps is missing": [[0.45254834, -0.33941125], [0.45254834, 0.33941125]]},
           1: {"r is missing: it is dy times the normalised x": [13.2, 4.8],
               "the gain is in it, but y is linear in the gain": [3.6, 2.8],
               "the mean over the tokens, not their sum": [1.8, 0.7],
-              "the last token's alone": [0.6, 0.4],
+              "summed over the features, should be summed over the tokens": [4, 1],
               "eps is missing": [5.09116882, 2.2627417]}})
 B, T, D = (int(n) for n in rng.permutation([2, 3, 4]))
 x, dy, gain, eps = *rng.standard_normal((2, B, T, D)), rng.uniform(0.5, 1.5, D), rng.uniform(0.1, 1)
-before = dy.copy(), x.copy(), gain.copy()
-found = rms_norm_backward(dy, x, gain, eps)
-check(f"(dx, dgain) for x {x.shape}, against differences:", found, differences(ops.rms_norm, dy, x, gain, eps=eps), rtol=1e-6)
-for name, now, was in zip(("dy", "x", "gain"), (dy, x, gain), before):
-    unchanged(name, now, was)
+found = call(rms_norm_backward, dy=dy, x=x, gain=gain, eps=eps)
+check(f"(dx, dgain) for x {x.shape}, against differences,", found, differences(ops.rms_norm, dy, x, gain, eps=eps), rtol=1e-6)
 dx, dgain = rms_norm_backward(dy, x, gain, 0.0)
 check("eps = 0: the sum of dx * x for each token", (dx * x).sum(-1), np.zeros((B, T)), atol=1e-12)
 ### BEGIN HIDDEN TESTS
@@ -236,29 +250,35 @@ rng = draw("rope")
 x, theta = rng.standard_normal((B, H, T, d)), rng.uniform(20, 200)
 apart = np.r_[:d:2, 1:d:2]  # 0, 2, 4, ..., 1, 3, 5, ...
 for start in (0, int(rng.integers(3, 90))):
-    cos, sin = rope_table(d, theta, start, T)
-    def package(theta, start=start):
-        return value(ops.rope, x, **dict(zip(("cos", "sin"), rope_table(d, theta, start, T))))
+    def package(theta, start=start, sign=1, x=x):
+        cos, sin = rope_table(d, theta, start, x.shape[2])
+        return value(ops.rope, x, cos=cos, sin=sign * sin)
+
+    def halves(first, second):
+        return np.concatenate([first[..., :d // 2], second[..., d // 2:]], axis=-1)
+
+    want, back = package(theta), package(theta, sign=-1)
     neighbours = np.empty_like(x)
-    neighbours[..., apart] = value(ops.rope, x[..., apart], cos=cos, sin=sin)
-    across = dict(zip(("cos", "sin"), rope_table(d, theta, start, H)))
-    before = x.copy()
-    got = rope(x, start, theta)
-    check(f"rope of x {x.shape}, start = {start},", got, package(theta), wrong={
+    neighbours[..., apart] = package(theta, x=x[..., apart])
+    got = call(rope, x=x, start=start, theta=theta)
+    check(f"rope of x {x.shape}, start = {start},", got, want, wrong={
         "neighbours (x_2i, x_2i+1) are paired, not halves": neighbours,
-        "it turns the wrong way (the signs of the two sin)": value(ops.rope, x, cos=cos, sin=-sin),
+        "it turns the wrong way (the signs of the two sin)": back,
+        "the sign of sin in the first half": halves(back, want),
+        "the sign of sin in the second half": halves(want, back),
+        "the second half is made of a first half that is turned already": halves(want, package(theta, x=halves(want, x))),
+        "the terms with sin are missing": package(theta, sign=0),
+        "the first half stays as it is": halves(x, want),
+        "the second half stays as it is": halves(want, x),
         "positions begin at 0, `start` is not used": package(theta, 0),
         "positions begin one too late": package(theta, start + 1),
         "positions run along the heads (axis 1), not along the tokens (axis 2)":
-            value(ops.rope, x.swapaxes(1, 2), **across).swapaxes(1, 2),
+            package(theta, x=x.swapaxes(1, 2)).swapaxes(1, 2),
         "the exponent is -i / d, should be -2i / d": package(theta ** 0.5),
         "the exponent is -4i / d, should be -2i / d": package(theta ** 2),
         "the exponent's sign: omega_i falls with i": package(1 / theta),
         "all pairs turn by the same angle t": package(1.0),
-        "the first half stays as it is": np.concatenate([x[..., :d // 2], package(theta)[..., d // 2:]], -1),
-        "the second half stays as it is": np.concatenate([package(theta)[..., :d // 2], x[..., d // 2:]], -1),
         "x came back as it was": x})
-    unchanged("x", x, before)
     check("the lengths of the heads' vectors after rope", np.sqrt((got ** 2).sum(-1)), np.sqrt((x ** 2).sum(-1)))
 ### BEGIN HIDDEN TESTS
 cos, sin = rope_table(d, theta, 700, 1)
@@ -305,16 +325,23 @@ def rope_backward(dy, start, theta):
 rng = draw("rope_backward")
 (B, H, T), d = (int(n) for n in rng.permutation([2, 3, 5])), int(rng.choice([4, 6]))
 x, dy, theta = *rng.standard_normal((2, B, H, T, d)), rng.uniform(20, 200)
-for start in (0, int(rng.integers(3, 90))):
-    before, (cos, sin), (cos0, sin0), (cosm, sinm) = dy.copy(), *(rope_table(d, theta, t, T) for t in (start, 0, -start))
-    dx = rope_backward(dy, start, theta)
+for start in (int(rng.integers(3, 90)), 0):
+    (cos, sin), (cos0, sin0), (low, high) = (rope_table(d, theta, t, T) for t in (start, 0, -start))
+    want, inverse = value(ops.rope, dy, cos=cos, sin=-sin), rope_table(d, 1 / theta, start, T)
+    dx = call(rope_backward, dy=dy, start=start, theta=theta)
     check(f"dx for dy {dy.shape}, start = {start},", dx, *gradients(ops.rope, dy, x, cos=cos, sin=sin), wrong={
         "it turns as rope does, should turn back": value(ops.rope, dy, cos=cos, sin=sin),
         "positions begin at 0, `start` is not used": value(ops.rope, dy, cos=cos0, sin=-sin0),
         "positions run from -start upwards; the angles to turn by are those of rope, times -1":
-            value(ops.rope, dy, cos=cosm, sin=sinm),
+            value(ops.rope, dy, cos=low, sin=high),
+        "the positions are in reverse order": value(ops.rope, dy, cos=cos[::-1], sin=-sin[::-1]),
+        "the second half has the wrong sign": want * (1 - 2 * (np.arange(d) >= d // 2)),
+        "the second half of dy changes its sign before it turns":
+            value(ops.rope, dy * (1 - 2 * (np.arange(d) >= d // 2)), cos=cos, sin=-sin),
+        "the first half has the wrong sign": want * (1 - 2 * (np.arange(d) < d // 2)),
+        "theta is inverted, which does not invert the angles": value(ops.rope, dy, cos=inverse[0], sin=inverse[1]),
+        "the terms with sin are missing": value(ops.rope, dy, cos=cos, sin=0 * sin),
         "dy came back as it was": dy})
-    unchanged("dy", dy, before)
     check("the sum of dx * x", (dx * x).sum(), (dy * value(ops.rope, x, cos=cos, sin=sin)).sum())
     check("rope_backward of rope(x)", rope_backward(value(ops.rope, x, cos=cos, sin=sin), start, theta), x)
 ### BEGIN HIDDEN TESTS
@@ -373,9 +400,8 @@ def by_token(f):
     return np.stack([f(i) for i in range(T)], axis=2)
 
 
-with np.errstate(all="ignore"):
-    check(f"attention of q, k, v {q.shape} with q = 0, the mean of the values so far,", attention(0 * q, k, v),
-          by_token(lambda i: v[:, :, :i + 1].mean(2)), wrong={
+check(f"attention of q, k, v {q.shape} with q = 0, the mean of the values so far,", call(attention, q=0 * q, k=k, v=v),
+      by_token(lambda i: v[:, :, :i + 1].mean(2)), wrong={
         "every token sees all (no mask, or masked scores are 0, not -inf)": by_token(lambda i: v.mean(2)),
         "the mask is off by one: a token sees the next one": by_token(lambda i: v[:, :, :i + 2].mean(2)),
         "the mask is off by one: a token does not see itself":
@@ -384,28 +410,24 @@ with np.errstate(all="ignore"):
         "masked after the softmax: the rows of P do not sum to 1": by_token(lambda i: v[:, :, :i + 1].sum(2) / T),
         "the softmax runs over the queries (axis -2), not over the keys (axis -1)":
             by_token(lambda i: sum(v[:, :, j] / (T - j) for j in range(i + 1))),
+        "P is transposed": by_token(lambda i: sum(v[:, :, j] / (j + 1) for j in range(i, T))),
         "not divided by the sum of the row": by_token(lambda i: v[:, :, :i + 1].sum(2))})
-before = q.copy(), k.copy(), v.copy()
-check(f"attention of q, k, v {q.shape}", attention(q, k, v), value(ops.attention, q, k, v), wrong={
+check(f"attention of q, k, v {q.shape}", call(attention, q=q, k=k, v=v), value(ops.attention, q, k, v), wrong={
     "1 / sqrt(d) is missing": value(ops.attention, q * d ** 0.5, k, v),
     "divided by d, not by sqrt(d)": value(ops.attention, q / d ** 0.5, k, v),
     "multiplied by sqrt(d), not divided": value(ops.attention, q * d, k, v),
     "divided by sqrt(T), not by sqrt(d)": value(ops.attention, q * (d / T) ** 0.5, k, v),
     "divided by sqrt(H d), not by sqrt(d)": value(ops.attention, q / H ** 0.5, k, v),
     "q and k are exchanged: row i of the scores is the query": value(ops.attention, k, q, v)})
-for name, now, was in zip("qkv", (q, k, v), before):
-    unchanged(name, now, was)
-with np.errstate(all="ignore"):
-    check("attention with scores of about 10,000 (what is subtracted must be the largest of what is seen)",
-          attention(1e4 * q, k, v), value(ops.attention, 1e4 * q, k, v))
+check("attention with scores of about 10,000 (what is subtracted must be the largest of what is seen)",
+      call(attention, q=1e4 * q, k=k, v=v), value(ops.attention, 1e4 * q, k, v))
 ### BEGIN HIDDEN TESTS
 check("attention with T = 1", attention(q[:, :, :1], k[:, :, :1], v[:, :, :1]), v[:, :, :1])
 later = k + 1e5 * (np.arange(T) == T - 1)[:, None], v + 1e5 * (np.arange(T) == T - 1)[:, None]
-with np.errstate(all="ignore"):
-    check("attention of all tokens but the last, with another last one,", attention(q, *later)[:, :, :-1],
-          value(ops.attention, q, k, v)[:, :, :-1])
-    check("attention with scores of about -10,000", attention(abs(q), -1e4 * abs(k), v),
-          value(ops.attention, abs(q), -1e4 * abs(k), v))
+check("attention of all tokens but the last, with another last one,", call(attention, q=q, k=later[0], v=later[1])[:, :, :-1],
+      value(ops.attention, q, k, v)[:, :, :-1])
+check("attention with scores of about -10,000", call(attention, q=abs(q), k=-1e4 * abs(k), v=v),
+      value(ops.attention, abs(q), -1e4 * abs(k), v))
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -450,42 +472,48 @@ def attention_backward(do, q, k, v):
 
 # %% test="attention_backward" points=6
 rng = draw("attention_backward")
-# T = 2, d = 4, with P = [[1, 0], [1/5, 4/5]] and dP = [[1, 5], [10, 50]] (the 5 behind the mask)
+# T = 2, d = 4, with P = [[1, 0], [1/5, 4/5]] and dP = [[1, 5], [10, 50]] (the 5 behind the mask), so dS = [[0, 0], [-6.4, 6.4]]
 l = np.log(4)
-q, k, v, do = np.array([[[0, 0, 2, 0], [1, 1, 0, 0]], [[0, 0, 0, 0], [l, l, 0, 0]],
+q, k, v, do = np.array([[[0, 0, 2, 0], [1, 1, 0, 0]], [[0, 0, 1, 0], [l, l, 0, 0]],
                         [[1, 0, 0, 0], [5, 0, 0, 0]], [[1, 0, 0, 0], [10, 0, 0, 0]]])[:, None, None]
-want = np.array([[[0, 0, 0, 0], [3.2 * l, 3.2 * l, 0, 0]], [[-3.2, -3.2, 0, 0], [3.2, 3.2, 0, 0]], [[3, 0, 0, 0], [8, 0, 0, 0]]])
-check("(dq, dk, dv) for two tokens", attention_backward(do, q, k, v), tuple(want[:, None, None]), wrong={
-    0: {"dq and dk are exchanged": [[[[-3.2, -3.2, 0, 0], [3.2, 3.2, 0, 0]]]],
-        "1 / sqrt(d) is missing": [[[[0, 0, 0, 0], [6.4 * l, 6.4 * l, 0, 0]]]],
-        "divided by d, should be divided by sqrt(d)": [[[[0, 0, 0, 0], [1.6 * l, 1.6 * l, 0, 0]]]],
-        "divided by sqrt(T), should be divided by sqrt(d)": [[[[0, 0, 0, 0], [6.4 / 2 ** 0.5 * l, 6.4 / 2 ** 0.5 * l, 0, 0]]]],
-        "in dS the sum over the row, of P dP, is not subtracted": [[[[0, 0, 0, 0], [20 * l, 20 * l, 0, 0]]]],
-        "in dS the sum over the row, of P dP, is added": [[[[0, 0, 0, 0], [36.8 * l, 36.8 * l, 0, 0]]]],
-        "in dS the mean of dP is subtracted, should be the sum of P dP": [[[[0, 0, 0, 0], [8 * l, 8 * l, 0, 0]]]],
-        "in dS the sum of dP is subtracted, should be the sum of P dP": [[[[0, 0, 0, 0], [-4 * l, -4 * l, 0, 0]]]],
-        "dP is taken for dS: the softmax has a derivative too": [[[[2.5 * l, 2.5 * l, 0, 0], [25 * l, 25 * l, 0, 0]]]],
-        "in dS the factor P in front is missing": [[[[2 * l, 2 * l, 0, 0], [4 * l, 4 * l, 0, 0]]]],
-        "in dS the sum runs over the queries (a column), should run over the keys (a row)":
-            [[[[0, 0, 0, 0], [4 * l, 4 * l, 0, 0]]]]},
-    1: {"1 / sqrt(d) is missing": [[[[-6.4, -6.4, 0, 0], [6.4, 6.4, 0, 0]]]],
+
+
+def dq_of(a, b, c, e):
+    """The dq that belongs to dS = [[a, b], [c, e]]."""
+    return np.array([[[[b * l, b * l, a, 0], [e * l, e * l, c, 0]]]]) / 2
+
+
+want = dq_of(0, 0, -6.4, 6.4), np.array([[[[-3.2, -3.2, 0, 0], [3.2, 3.2, 0, 0]]]]), np.array([[[[3, 0, 0, 0], [8.0, 0, 0, 0]]]])
+unmasked = np.e / (1 + np.e) ** 2 * 4
+check("(dq, dk, dv) for two tokens", call(attention_backward, do=do, q=q, k=k, v=v), want, wrong={
+    0: {"dq and dk are exchanged": want[1],
+        "1 / sqrt(d) is missing": dq_of(0, 0, -12.8, 12.8),
+        "divided by d, should be divided by sqrt(d)": dq_of(0, 0, -3.2, 3.2),
+        "divided by sqrt(T), should be divided by sqrt(d)": dq_of(0, 0, -6.4 * 2 ** 0.5, 6.4 * 2 ** 0.5),
+        "token 0 sees token 1: P is not masked": dq_of(-unmasked, unmasked, -6.4, 6.4),
+        "in dS the sum of P dP over the row is not subtracted": dq_of(1, 0, 2, 40),
+        "in dS the sum of P dP over the row is added": dq_of(2, 0, 10.4, 73.6),
+        "in dS the mean of dP is subtracted, should be the sum of P dP": dq_of(-2, 0, -4, 16),
+        "in dS the sum of dP is subtracted, should be the sum of P dP": dq_of(-5, 0, -10, -8),
+        "dP is taken for dS: the softmax has a derivative too": dq_of(1, 5, 10, 50),
+        "dP is taken for dS (masked): the softmax has a derivative too": dq_of(1, 0, 10, 50),
+        "in dS the factor P in front is missing": dq_of(0, 4, -32, 8),
+        "in dS the sum runs over the queries (a column), should run over the keys (a row)": dq_of(-2, 0, 1.4, 8),
+        "dS is P (1 - P) dP, as if each P depended on its own score alone": dq_of(0, 0, 1.6, 8)},
+    1: {"1 / sqrt(d) is missing": 2 * want[1],
         "dS is not transposed": [[[[0, 0, 0, 0], [3.2, 3.2, -6.4, 0]]]]},
     2: {"P is not transposed": [[[[1, 0, 0, 0], [8.2, 0, 0, 0]]]],
         "multiplied by v, should be by do": [[[[2, 0, 0, 0], [4, 0, 0, 0]]]],
-        "divided by sqrt(d), which belongs to dq and dk only": [[[[1.5, 0, 0, 0], [4, 0, 0, 0]]]]}})
+        "divided by sqrt(d), which belongs to dq and dk only": want[2] / 2}})
 B, H, T, d = (int(n) for n in rng.permutation([2, 3, 4, 5]))
 q, k, v, do = rng.standard_normal((4, B, H, T, d))
-before = do.copy(), q.copy(), k.copy(), v.copy()
-found = attention_backward(do, q, k, v)
-for name, now, was in zip(("do", "q", "k", "v"), (do, q, k, v), before):
-    unchanged(name, now, was)
+found = call(attention_backward, do=do, q=q, k=k, v=v)
 check(f"(dq, dk, dv) for q {q.shape}", found, gradients(ops.attention, do, q, k, v), wrong={
     0: {"dq and dk are exchanged": gradients(ops.attention, do, q, k, v)[1]}})
-check("dq, dk, dv of the first sequence and head, against differences", tuple(g[:1, :1] for g in found),
+check("(dq, dk, dv) of the first sequence and head, against differences,", tuple(g[:1, :1] for g in found),
       differences(ops.attention, do[:1, :1], q[:1, :1], k[:1, :1], v[:1, :1]), rtol=1e-6)
-with np.errstate(all="ignore"):
-    check("(dq, dk, dv) with scores of about 10,000", attention_backward(do, 1e4 * q, k, v),
-          gradients(ops.attention, do, 1e4 * q, k, v), atol=1e-8)
+check("(dq, dk, dv) with scores of about 10,000", call(attention_backward, do=do, q=1e4 * q, k=k, v=v),
+      gradients(ops.attention, do, 1e4 * q, k, v), atol=1e-8)
 ### BEGIN HIDDEN TESTS
 do[:, :, 1:] = 0
 _, dk, dv = attention_backward(do, q, k, v)
@@ -536,41 +564,40 @@ def cross_entropy(logits, labels):
 
 # %% test="cross_entropy" points=3
 rng = draw("cross_entropy")
-logits, labels = np.log([[[1.0, 2, 5], [6, 1, 1], [2, 4, 2], [2, 4, 2]]]), np.array([[2, 0, -100, 1]])  # probabilities of n / 8
-a, b, c, other = np.log([8 / 5, 8 / 6, 8 / 4, 8 / 2])
-check("cross_entropy with probabilities 5/8, 6/8 and 4/8", cross_entropy(logits, labels), (a + b + c) / 3, wrong={
-    "the sum, not the mean over the positions that count": a + b + c,
-    "divided by all positions, also those that do not count": (a + b + c) / 4,
-    "the position labelled -100 counts too": (a + b + c + other) / 4,
-    "divided by the number of logits (the mean over V too)": (a + b + c) / 9,
-    "the logarithm has base 2": (a + b + c) / 3 / np.log(2),
-    "ln of the sum over all words is missing (no softmax)": -np.log(5 * 6 * 4) / 3,
-    "1 minus the probability, should be minus its logarithm": 1 - (5 + 6 + 4) / 24,
-    "the logarithm of the mean, should be the mean of the logarithms": -np.log((5 + 6 + 4) / 24)})
+logits = np.log([[[1.0, 2, 5], [6, 1, 1], [4, 2, 2], [2, 4, 2], [1, 1, 6]]])  # probabilities of n / 8
+labels = np.array([[2, 0, -100, 1, 0]])
+a, b, c, e, ignored = np.log([8 / 5, 8 / 6, 8 / 4, 8 / 1, 8 / 4])
+check("cross_entropy with probabilities 5/8, 6/8, 4/8 and 1/8", call(cross_entropy, logits=logits, labels=labels),
+      (a + b + c + e) / 4, wrong={
+    "the sum, not the mean over the positions that count": a + b + c + e,
+    "divided by all positions, also those that do not count": (a + b + c + e) / 5,
+    "the position labelled -100 counts too, as word 0": (a + b + c + e + ignored) / 5,
+    "divided by the number of logits (the mean over V too)": (a + b + c + e) / 12,
+    "the logarithm has base 2": (a + b + c + e) / 4 / np.log(2),
+    "ln of the sum over all words is missing (no softmax)": -np.log(5 * 6 * 4 * 1) / 4,
+    "the maximum that was subtracted is not added again": (a + b + c + e - np.log(5 * 6 * 4 * 6)) / 4,
+    "z[:, labels] takes the labels of all positions at each position": np.log(8) - np.log(10 * 36 * 32 * 6) / 16,
+    "1 minus the probability, should be minus its logarithm": 1 - (5 + 6 + 4 + 1) / 32,
+    "the logarithm of the mean, should be the mean of the logarithms": -np.log((5 + 6 + 4 + 1) / 32)})
 B, T, V = (int(n) for n in rng.permutation([3, 4, 6]))
 logits, labels = 3 * rng.standard_normal((B, T, V)), rng.integers(0, V, (B, T))
-before = logits.copy(), labels.copy()
-check(f"cross_entropy of {logits.shape}", cross_entropy(logits, labels), value(ops.cross_entropy, logits, labels=labels))
-labels[0, 1:] = -100
-check(f"cross_entropy of {logits.shape}, {T - 1} positions ignored,", cross_entropy(logits, labels),
+check(f"cross_entropy of {logits.shape}", call(cross_entropy, logits=logits, labels=labels),
       value(ops.cross_entropy, logits, labels=labels))
-unchanged("logits", logits, before[0])
-check("cross_entropy of equal logits, ln V,", cross_entropy(0 * logits, labels), np.log(V))
-with np.errstate(all="ignore"):
-    check("cross_entropy with logits of about 10,000 (subtract the largest; take no logarithm of a probability)",
-          cross_entropy(1e4 * logits, labels), value(ops.cross_entropy, 1e4 * logits, labels=labels))
+labels[0, 1:] = -100
+check(f"cross_entropy of {logits.shape}, {T - 1} positions ignored,", call(cross_entropy, logits=logits, labels=labels),
+      value(ops.cross_entropy, logits, labels=labels))
+check("cross_entropy of equal logits, ln V,", call(cross_entropy, logits=0 * logits, labels=labels), np.log(V))
+check("cross_entropy with logits of about 10,000 (subtract the largest; take no logarithm of a probability)",
+      call(cross_entropy, logits=1e4 * logits, labels=labels), value(ops.cross_entropy, 1e4 * logits, labels=labels))
 ### BEGIN HIDDEN TESTS
-kept = labels.copy()
-cross_entropy(logits, labels)
-unchanged("labels", labels, kept)
 check("cross_entropy with 1,000 added to all logits", cross_entropy(logits + 1e3, labels),
       value(ops.cross_entropy, logits, labels=labels))
 labels[:] = -100
 labels[1, 2] = V - 1
 check("cross_entropy where one position counts", cross_entropy(logits, labels), value(ops.cross_entropy, logits, labels=labels))
-with np.errstate(all="ignore"):
-    check("cross_entropy with logits of about -10,000", cross_entropy(-1e4 * abs(logits), before[1]),
-          value(ops.cross_entropy, -1e4 * abs(logits), labels=before[1]))
+labels = rng.integers(0, V, (B, T))
+check("cross_entropy with logits of about -10,000", call(cross_entropy, logits=-1e4 * abs(logits), labels=labels),
+      value(ops.cross_entropy, -1e4 * abs(logits), labels=labels))
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -619,9 +646,7 @@ eighths = np.array([[[1.0, 2, 5], [6, 1, 1], [3, 4, 1], [2, 4, 2]]])
 logits, labels = np.log(eighths), np.array([[2, 0, -100, 1]])
 want = np.array([[[1, 2, -3], [-2, 1, 1], [0, 0, 0], [2, -4, 2.0]]]) / 24
 ignored = np.array([[[0], [0], [1], [0]]])
-with np.errstate(all="ignore"):
-    got = cross_entropy_backward(logits, labels)
-check("the gradient for probabilities of n / 8", got, want, wrong={
+check("the gradient for probabilities of n / 8", call(cross_entropy_backward, logits=logits, labels=labels), want, wrong={
     "not divided by the number of positions that count": 3 * want,
     "divided by all positions, also those that do not count": want * 3 / 4,
     "divided by the number of logits (V too)": want / 3,
@@ -631,21 +656,19 @@ check("the gradient for probabilities of n / 8", got, want, wrong={
     "divided by all positions, and -100 is taken for word 0": (want + ignored * np.array([-5, 4, 1]) / 24) * 3 / 4,
     "the 1 of the right word is not subtracted": (1 - ignored) * eighths / 24,
     "1 is subtracted from all words": (1 - ignored) * (eighths - 8) / 24,
+    "the softmax runs over the positions, should run over the words": np.array([[
+        [0.03921569, 0.08510638, -0.13333333], [-0.1372549, 0.03546099, 0.03333333], [0, 0, 0], [0.09803922, -0.12056738, 0.1]]]),
     "only the right word has a gradient": np.array([[[0, 0, -3], [-2, 0, 0], [0, 0, 0], [0, -4, 0]]]) / 24,
     "the 1 of the right word is subtracted after dividing by the number of positions":
         np.array([[[1, 2, -19], [-18, 1, 1], [0, 0, 0], [2, -20, 2]]]) / 24})
 B, T, V = (int(n) for n in rng.permutation([2, 3, 5]))
 logits, labels = 2 * rng.standard_normal((B, T, V)), rng.integers(0, V, (B, T))
 labels[0, 1] = -100
-before = logits.copy(), labels.copy()
-found = cross_entropy_backward(logits, labels)
+found = call(cross_entropy_backward, logits=logits, labels=labels)
 check(f"the gradient of {logits.shape}", found, *gradients(ops.cross_entropy, np.ones(()), logits, labels=labels))
 check("the gradient, against differences,", found, *differences(ops.cross_entropy, np.ones(()), logits, labels=labels), rtol=1e-6)
-unchanged("logits", logits, before[0])
-unchanged("labels", labels, before[1])
-with np.errstate(all="ignore"):
-    check("the gradient with logits of about 10,000", cross_entropy_backward(1e4 * logits, labels),
-          *gradients(ops.cross_entropy, np.ones(()), 1e4 * logits, labels=labels))
+check("the gradient with logits of about 10,000", call(cross_entropy_backward, logits=1e4 * logits, labels=labels),
+      *gradients(ops.cross_entropy, np.ones(()), 1e4 * logits, labels=labels))
 ### BEGIN HIDDEN TESTS
 labels[:] = rng.integers(0, V, (B, T))
 check("the gradient where all positions count", cross_entropy_backward(logits, labels),
@@ -654,9 +677,8 @@ labels[:] = -100
 labels[1, 2 % T] = V - 1
 check("the gradient where one position counts", cross_entropy_backward(logits, labels),
       *gradients(ops.cross_entropy, np.ones(()), logits, labels=labels))
-with np.errstate(all="ignore"):
-    check("the gradient with logits of about -10,000", cross_entropy_backward(-1e4 * abs(logits), labels),
-          *gradients(ops.cross_entropy, np.ones(()), -1e4 * abs(logits), labels=labels))
+check("the gradient with logits of about -10,000", call(cross_entropy_backward, logits=-1e4 * abs(logits), labels=labels),
+      *gradients(ops.cross_entropy, np.ones(()), -1e4 * abs(logits), labels=labels))
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -756,20 +778,66 @@ before = {name: a.copy() for name, a in weights.items()}
 ids = np.stack([rng.permutation(config["vocab_size"])[:T] for _ in range(B)])
 
 
-def off(*matrices, layers=range(L)):
-    """The weights, but these matrices are 0."""
-    names = [f"model.layers.{i}.{matrix}.weight" for i in layers for matrix in matrices]
-    return weights | {name: 0 * weights[name] for name in names}
+def off(w, *matrices, keep=" "):
+    """The weights w, but these matrices are 0 in all layers (if their names do not start with `keep`)."""
+    return {name: 0 * a if name.split(".")[-2] in matrices and not name.startswith(keep) else a for name, a in w.items()}
 
 
-def instead(*pairs):
-    """The package's logits if, in each layer, the second of a pair is used where the first belongs."""
-    return package_llama(ids, weights | {f"model.layers.{i}.{a}.weight": weights[f"model.layers.{i}.{b}.weight"]
-                                         for i in range(L) for a, b in pairs}, config)
+def instead(w, **pairs):
+    """The weights w if, in each layer, another matrix or gain is used in the place of one."""
+    sources = {name: ".".join(pairs.get(part, part) for part in name.split(".")) for name in w}
+    return {name: w[source] for name, source in sources.items()}
+
+
+def transposed(w, *matrices):
+    """The weights w if these (square) matrices are used as x @ W, not as linear(x, W)."""
+    return {name: a.T if name.split(".")[-2] in matrices else a for name, a in w.items()}
+
+
+def interleaved(w, *matrices):
+    """The weights w if head h owned the numbers h, h + H, h + 2 H, ... of these matrices' results."""
+    order = np.arange(H * d).reshape(d, H).T.ravel()
+    return {name: a[order] if name.split(".")[-2] in matrices else a for name, a in w.items()}
+
+
+def others(w):
+    """What people do, and the weights and sizes with which minisl's Llama does the same."""
+    square = ("q_proj", "k_proj", "v_proj", "o_proj")
+    input_gain, second_gain = "input_layernorm", "post_attention_layernorm"
+    E, W = "model.embed_tokens.weight", "lm_head.weight"
+    return {
+        "gate_proj and up_proj are exchanged": (instead(w, gate_proj="up_proj", up_proj="gate_proj"), {}),
+        "the gain of input_layernorm is used for both norms": (instead(w, post_attention_layernorm=input_gain), {}),
+        "the gain of post_attention_layernorm is used for both norms": (instead(w, input_layernorm=second_gain), {}),
+        "the gains of a block's two norms are exchanged": (
+            instead(w, input_layernorm=second_gain, post_attention_layernorm=input_gain), {}),
+        "the last norm's gain is not used": (w | {"model.norm.weight": 1 + 0 * w["model.norm.weight"]}, {}),
+        "v_proj is used for the keys": (instead(w, k_proj="v_proj"), {}),
+        "k_proj is used for the values": (instead(w, v_proj="k_proj"), {}),
+        "o_proj is used as x @ W, should be linear(x, W)": (transposed(w, "o_proj"), {}),
+        "q_proj, k_proj and v_proj are used as x @ W, should be linear(x, W)": (transposed(w, *square[:3]), {}),
+        "the square matrices are used as x @ W, should be linear(x, W)": (transposed(w, *square), {}),
+        "the heads' numbers are interleaved: H comes before d where heads are split": (interleaved(w, *square[:3]), {}),
+        "every layer has the weights of layer 0": (instead(w, **{str(i): "0" for i in range(L)}), {}),
+        "only layer 0 is computed": (off(w, "o_proj", "down_proj", keep="model.layers.0."), {}),
+        "rows of lm_head are taken, should be of embed_tokens": (w | {E: w[W]}, {}),
+        "embed_tokens is used as the head": (w | {W: w[E]}, {}),
+        "config's rms_norm_eps is not used (1e-6 is)": (w, {"rms_norm_eps": 1e-6}),
+        "config's rms_norm_eps is not used (1e-5 is)": (w, {"rms_norm_eps": 1e-5}),
+        "config's rope_theta is not used (10,000 is)": (w, {"rope_theta": 1e4})}
+
+
+def compare(what, got, ids, w, **known):
+    """Hold logits for the weights w against the package's."""
+    want = package_llama(ids, w, config)
+    e = np.exp(want)
+    check(f"logits for ids {ids.shape}, {L} layers, {what}", got, want, wrong=known | {
+        mistake: package_llama(ids, other, config | sizes) for mistake, (other, sizes) in others(w).items()} | {
+        "these are probabilities, should be logits": e / e.sum(-1, keepdims=True)})
 
 
 ### BEGIN HIDDEN TESTS
-def mistaken(w, rotate="qk", pre=True, post=False, last=True, add=(1, 1), split=True, join=True, parallel=False):
+def mistaken(w, rotate="qk", pre=True, post=False, last=True, add=(1, 1), normed=0, split=True, join=True, parallel=False):
     c, E = config, w["model.embed_tokens.weight"][ids]
     (cos, sin), norm = rope_table(d, c["rope_theta"], 0, T), lambda x, g: value(ops.rms_norm, x, g, eps=c["rms_norm_eps"])
     x = E
@@ -781,16 +849,17 @@ def mistaken(w, rotate="qk", pre=True, post=False, last=True, add=(1, 1), split=
         q, k, v = (value(ops.rope, y, cos=cos, sin=sin) if name in rotate else y for name, y in zip("qkv", (q, k, v)))
         o = value(ops.attention, q, k, v)
         o = linear((o.swapaxes(1, 2) if join else o).reshape(B, T, -1), n["o_proj"])
-        start, x = x, add[0] * x + o
+        start, x = x, add[0] * (h if normed else x) + o
         x = norm(x, n["input_layernorm"]) if post else x
         h = norm(start if parallel else x, n["post_attention_layernorm"]) if pre else x
-        x = add[1] * x + linear(swiglu(linear(h, n["gate_proj"]), linear(h, n["up_proj"])), n["down_proj"])
+        m = linear(swiglu(linear(h, n["gate_proj"]), linear(h, n["up_proj"])), n["down_proj"])
+        x = add[1] * (h if normed == 2 else x) + m
         x = norm(x, n["post_attention_layernorm"]) if post else x
     return linear(norm(x, w["model.norm.weight"]) if last else x, w["lm_head.weight"])
 
 
-check("logits of the whole model", llama(ids, weights, config), package_llama(ids, weights, config), wrong={
-    "RoPE is missing": mistaken(weights, rotate=""),
+compare("the whole model,", llama(ids, weights, config), ids, weights, **{
+    "RoPE has no effect: it is missing, or takes heads for tokens": mistaken(weights, rotate=""),
     "RoPE turns the queries only, should turn the keys too": mistaken(weights, rotate="q"),
     "RoPE turns the values too": mistaken(weights, rotate="qkv"),
     "the last norm is missing": mistaken(weights, last=False),
@@ -799,28 +868,27 @@ check("logits of the whole model", llama(ids, weights, config), package_llama(id
     "x is not added to what attention gives (residual)": mistaken(weights, add=(0, 1)),
     "x is not added to what the MLP gives (residual)": mistaken(weights, add=(1, 0)),
     "x is not added to what attention and MLP give (residuals)": mistaken(weights, add=(0, 0)),
+    "what is added to attention's output is x after the norm, should be x itself": mistaken(weights, normed=1),
+    "what is added to is x after the norm, should be x itself": mistaken(weights, normed=2),
     "the heads are split by a reshape alone: axes 1 and 2 must be exchanged": mistaken(weights, split=False),
     "the heads are joined by a reshape alone: axes 1 and 2 must be exchanged back": mistaken(weights, join=False),
     "the heads are split and joined by a reshape alone: axes 1 and 2 must be exchanged":
         mistaken(weights, split=False, join=False),
     "the MLP gets the block's input, should get it with attention's output added": mistaken(weights, parallel=True)})
 ### END HIDDEN TESTS
-attention_ends, mlp_ends = "self_attn.o_proj", "mlp.down_proj"
-for what, w in (("o_proj = down_proj = 0 (embedding, last norm and head only)", off(attention_ends, mlp_ends)),
-                ("o_proj = 0 (without attention: the MLPs' halves of the blocks only)", off(attention_ends)),
-                ("down_proj = 0 (without MLPs: attention's halves of the blocks only)", off(mlp_ends))):
-    check(f"logits of one token with {what}", llama(ids[:, :1], w, config), package_llama(ids[:, :1], w, config))
-    check(f"logits of {T} tokens with {what}", llama(ids, w, config), package_llama(ids, w, config))
-swapped, small = ids[:, [1, 0, *range(2, T)]], config | {"num_hidden_layers": 1}
-w = {name: a for name, a in weights.items() if "layers" not in name or "layers.0." in name}
-check("logits of the last token, two earlier tokens swapped, one layer,", llama(swapped, w, small)[:, -1],
-      package_llama(swapped, w, small)[:, -1], wrong={
-          "the order of earlier tokens does not count: do q and k go through rope?": llama(ids, w, small)[:, -1]})
-check(f"logits of {T} tokens, {L} layers,", llama(ids, weights, config), package_llama(ids, weights, config), wrong={
-    "gate_proj and up_proj are exchanged": instead(("mlp.gate_proj", "mlp.up_proj"), ("mlp.up_proj", "mlp.gate_proj")),
-    "the gain of input_layernorm is used for both norms": instead(("post_attention_layernorm", "input_layernorm")),
-    "every layer has the weights of layer 0": package_llama(ids, weights | {
-        name: weights[f"model.layers.0.{name.split('.', 3)[3]}"] for name in weights if "layers" in name}, config),
-    "only layer 0 is computed": package_llama(ids, off(attention_ends, mlp_ends, layers=range(1, L)), config)})
+w = off(weights, "o_proj", "down_proj")
+unnormed = package_llama(ids, w | {"model.norm.weight": np.full(H * d, 1e9 ** 0.5)}, config | {"rms_norm_eps": 1e9})
+compare("with o_proj = down_proj = 0: embedding, last norm and head only,", llama(ids, w, config), ids, w, **{
+    "the last norm is missing": unnormed, "x itself must be added to what attention and MLP give (residual)": 0 * unnormed})
+w = off(weights, "o_proj")
+compare("with o_proj = 0, so without attention,", llama(ids, w, config), ids, w)
+w = off(weights, "down_proj")
+compare("with down_proj = 0, so without MLPs,", llama(ids[:, :1], w, config), ids[:, :1], w)
+one = {name: a for name, a in weights.items() if "layers" not in name or "layers.0." in name}, config | {"num_hidden_layers": 1}
+if np.allclose(llama(ids[:, [1, 0, *range(2, T)]], *one)[:, -1], llama(ids, *one)[:, -1]):
+    raise Wrong("two earlier tokens are swapped and the last one's logits do not notice (one layer): do q and k go through rope?")
+compare("with down_proj = 0, so without MLPs,", llama(ids, w, config), ids, w)
+compare("the whole model,", llama(ids, weights, config), ids, weights)
+check("logits of a model with one layer", llama(ids, *one), package_llama(ids, *one))
 for name, a in weights.items():
     unchanged(f"weights[{name!r}]", a, before[name])

@@ -6,13 +6,15 @@ third is the whole cell. An other: {name: the whole cell}.
 
 MISTAKES = {
     "rms_norm": [
-        ("no keepdims", "mean(-1, keepdims=True)", "mean(-1)", "the mean runs over the tokens"),
+        ("no keepdims", "mean(-1, keepdims=True)", "mean(-1)", "keepdims is missing"),
         ("sum, not mean", "(x * x).mean(-1", "(x * x).sum(-1", "sum of the squares is taken, not their mean"),
-        ("eps outside of the root", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)", "(np.sqrt((x * x).mean(-1, keepdims=True)) + eps)",
+        ("eps outside of the root", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)",
+         "(np.sqrt((x * x).mean(-1, keepdims=True)) + eps)",
          "eps is added to the root, not under it"),
         ("no eps", " + eps", "", "eps is missing"),
         ("no gain", "gain * x", "x", "the gain is missing"),
-        ("no root", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)", "((x * x).mean(-1, keepdims=True) + eps)", "the root is missing"),
+        ("no root", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)", "((x * x).mean(-1, keepdims=True) + eps)",
+         "the root is missing"),
         ("over the tokens", "mean(-1,", "mean(0,", "the mean runs over the tokens"),
         ("one mean", "mean(-1, keepdims=True)", "mean()", "one mean for all tokens"),
         ("LayerNorm", None, """
@@ -26,29 +28,29 @@ def rms_norm(x, gain, eps):
     return x
 """, "x was changed by the call"),
         ("nothing returned", "return gain", "y = gain", "is None"),
-        ("axis 1", "mean(-1,", "mean(1,", "look at axis"),
-        ("divides by the square, twice rooted", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)",
-         "np.linalg.norm(x, axis=-1, keepdims=True)", "everywhere"),
+        ("axis 1", "mean(-1,", "mean(1,", "the mean runs over axis 1"),
+        ("by the length", "np.sqrt((x * x).mean(-1, keepdims=True) + eps)",
+         "np.linalg.norm(x, axis=-1, keepdims=True)", "no mean, no eps"),
     ],
     "rms_norm_backward": [
-        ("one term", "r * (u - normed * (u * normed).mean(-1, keepdims=True))", "r * u", "[0] is wrong: the second term is missing"),
-        ("plus", "(u - normed", "(u + normed", "[0] is wrong: the second term is added"),
+        ("one term", "r * (u - normed * (u * normed).mean(-1, keepdims=True))", "r * u", "is wrong: the second term is missing"),
+        ("plus", "(u - normed", "(u + normed", "is wrong: the second term is added"),
         ("sum in dx", "(u * normed).mean(", "(u * normed).sum(", "1 / D is missing"),
-        ("no gain in dx", "gain * dy", "dy", "[0] is wrong: the gain is missing"),
-        ("gain twice", "(u * normed)", "(gain * u * normed)", "[0] is wrong"),
+        ("no gain in dx", "gain * dy", "dy", "is wrong: the gain is missing"),
+        ("gain twice", "(u * normed)", "(gain * u * normed)", "the gain is twice"),
         ("no gain in the second term", "(u * normed)", "(dy * normed)", "the gain is missing in the second term"),
         ("power of r", "r * (u - normed * (u * normed)", "(r * u - x * r * (u * x)", "has r where r^3 belongs"),
         ("eps forgotten", " + eps)", ")", "eps is missing"),
         ("mean over the tokens in dx", "(u * normed).mean(-1,", "(u * normed).mean(0,", "the mean runs over the tokens"),
         ("dgain not summed", ".reshape(-1, x.shape[-1]).sum(axis=0)", "", "a sum over it is missing"),
-        ("dgain over one axis", ".reshape(-1, x.shape[-1]).sum(axis=0)", ".sum(0)", "[1] has shape"),
+        ("dgain over one axis", ".reshape(-1, x.shape[-1]).sum(axis=0)", ".sum(0)", "axis more (a sum over it is missing?)"),
         ("dgain mean", ".sum(axis=0)", ".mean(axis=0)", "the mean over the tokens, not their sum"),
         ("dgain of x", "(dy * normed).reshape", "(dy * x).reshape", "r is missing: it is dy times the normalised x"),
         ("dgain with gain", "(dy * normed).reshape", "(u * normed).reshape", "y is linear in the gain"),
-        ("dgain over features", ".reshape(-1, x.shape[-1]).sum(axis=0)", ".sum(-1)", "[1] is"),
+        ("dgain over features", ".reshape(-1, x.shape[-1]).sum(axis=0)", ".sum(-1)", "summed over the features"),
         ("only dx", "return dx, (dy", "return dx  # (dy", "should be a tuple of 2"),
-        ("zeros", "return dx, (dy", "return 0 * dx, 0 * (dy", "[0] is zero everywhere"),
-        ("dy written to", "gain * dy\n", "np.multiply(dy, gain, out=dy)\n", "is wrong: the gain is in it"),
+        ("zeros", "return dx, (dy", "return 0 * dx, 0 * (dy", "is zero everywhere"),
+        ("dy written to", "gain * dy\n", "np.multiply(dy, gain, out=dy)\n", "dy was changed by the call"),
         ("x written to", "normed, u = x * r, gain * dy", "x *= r; normed, u = x, gain * dy", "x was changed by the call"),
     ],
     "rope": [
@@ -62,9 +64,10 @@ def rope(x, start, theta):
     return y
 """, "neighbours (x_2i, x_2i+1) are paired"),
         ("other way", "np.cos(angle), np.sin(angle)", "np.cos(angle), -np.sin(angle)", "turns the wrong way"),
-        ("a minus sign", "a * cos - b * sin", "a * cos + b * sin", "of axis 3 is 0, 1"),
+        ("a minus sign", "a * cos - b * sin", "a * cos + b * sin", "the sign of sin in the first half"),
         ("no start", "np.arange(start, start + T)", "np.arange(T)", "`start` is not used"),
-        ("positions from 1", "np.arange(start, start + T)", "np.arange(start + 1, start + T + 1)", "positions begin one too late"),
+        ("positions from 1", "np.arange(start, start + T)", "np.arange(start + 1, start + T + 1)",
+         "positions begin one too late"),
         ("end without start", "np.arange(start, start + T)", "np.arange(start, T)", "could not be broadcast"),
         ("along the heads", None, """
 def rope(x, start, theta):
@@ -87,7 +90,7 @@ def rope(x, start, theta):
     a = a * cos - b * sin
     b = b * cos + a * sin
     return np.concatenate([a, b], axis=-1)
-""", "the second half uses a first half that is turned already"),
+""", "the second half is made of a first half that is turned already"),
         ("in place", None, """
 def rope(x, start, theta):
     T, d = x.shape[-2:]
@@ -98,19 +101,21 @@ def rope(x, start, theta):
     return x
 """, "x was changed by the call"),
         ("stacked", "np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)",
-         "np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)", "has shape"),
+         "np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)", "stacked, not concatenated"),
         ("first half only", "b * cos + a * sin]", "b]", "the second half stays as it is"),
     ],
     "rope_backward": [
-        ("forwards", "mirror * rope(mirror * dy, start, theta)", "rope(dy, start, theta)", "turns as rope does, should turn back"),
-        ("-start", "mirror * rope(mirror * dy, start, theta)", "rope(dy, -start, theta)", "turn"),
-        ("-start and back", "mirror * rope(mirror * dy, start, theta)", "rope(dy, -start - dy.shape[2] + 1, theta)", "dx for dy"),
+        ("forwards", "mirror * rope(mirror * dy, start, theta)", "rope(dy, start, theta)",
+         "turns as rope does, should turn back"),
+        ("-start", "mirror * rope(mirror * dy, start, theta)", "rope(dy, -start, theta)", "positions run from -start upwards"),
+        ("-start and back", "mirror * rope(mirror * dy, start, theta)", "rope(dy, -start - dy.shape[2] + 1, theta)",
+         "the positions are in reverse order"),
         ("no start", "rope(mirror * dy, start, theta)", "rope(mirror * dy, 0, theta)", "`start` is not used"),
         ("one mirror", "return mirror * rope(", "return rope(", "the second half has the wrong sign"),
-        ("the other mirror", "rope(mirror * dy,", "rope(dy,", "dx for dy"),
+        ("the other mirror", "rope(mirror * dy,", "rope(dy,", "changes its sign before it turns"),
         ("unchanged", "mirror * rope(mirror * dy, start, theta)", "dy", "dy came back as it was"),
         ("zeros", "mirror * rope(mirror * dy, start, theta)", "0 * dy", "is zero everywhere"),
-        ("1 / theta", "rope(mirror * dy, start, theta)", "rope(mirror * dy, start, 1 / theta)", "the exponent's sign"),
+        ("1 / theta", "mirror * rope(mirror * dy, start, theta)", "rope(dy, start, 1 / theta)", "theta is inverted"),
         ("None", "return mirror", "dx = mirror", "is None"),
         ("dy mirrored in place", None, """
 def rope_backward(dy, start, theta):
@@ -156,7 +161,8 @@ def attention(q, k, v):
     e = np.tril(np.exp(s - s.max(-1, keepdims=True)))
     return e / e.sum(-1, keepdims=True) @ v
 """, "the largest of what is seen"),
-        ("in place", "s = q @ k.swapaxes(-1, -2) / np.sqrt(d)", "q /= np.sqrt(d); s = q @ k.swapaxes(-1, -2)", "q was changed by the call"),
+        ("in place", "s = q @ k.swapaxes(-1, -2) / np.sqrt(d)", "q /= np.sqrt(d); s = q @ k.swapaxes(-1, -2)",
+         "q was changed by the call"),
         ("transposed as in two dimensions", "k.swapaxes(-1, -2)", "k.T", "matmul"),
         ("P transposed", "return e / e.sum(-1, keepdims=True) @ v", "return (e / e.sum(-1, keepdims=True)).swapaxes(-1, -2) @ v",
          "P is transposed"),
@@ -164,23 +170,25 @@ def attention(q, k, v):
     "attention_backward": [
         ("no scale", " * dp).sum(-1, keepdims=True)) / np.sqrt(d)", " * dp).sum(-1, keepdims=True))", "1 / sqrt(d) is missing"),
         ("scale by d", "keepdims=True)) / np.sqrt(d)", "keepdims=True)) / d", "divided by d, should be divided by sqrt(d)"),
-        ("no average", "(dp - (p * dp).sum(-1, keepdims=True))", "dp", "sum over the row, of P dP, is not subtracted"),
+        ("no average", "(dp - (p * dp).sum(-1, keepdims=True))", "dp", "the sum of P dP over the row is not subtracted"),
         ("plain mean", "(p * dp).sum(-1", "dp.mean(-1", "in dS the mean of dP is subtracted"),
         ("plain sum", "(p * dp).sum(-1", "dp.sum(-1", "in dS the sum of dP is subtracted"),
         ("over a column", "(p * dp).sum(-1", "(p * dp).sum(-2", "the sum runs over the queries"),
         ("P in front forgotten", "ds = p * (dp", "ds = (dp", "the factor P in front is missing"),
         ("no softmax", "p * (dp - (p * dp).sum(-1, keepdims=True))", "dp", "the softmax has a derivative too"),
-        ("p (1 - p)", "(dp - (p * dp).sum(-1, keepdims=True))", "(1 - p) * dp", "the softmax's derivative is not P (1 - P)"),
-        ("plus", "(dp - (p", "(dp + (p", "of P dP, is added"),
-        ("exchanged", "return ds @ k, ds.swapaxes(-1, -2) @ q,", "return ds.swapaxes(-1, -2) @ q, ds @ k,", "dq and dk are exchanged"),
+        ("p (1 - p)", "(dp - (p * dp).sum(-1, keepdims=True))", "(1 - p) * dp", "dS is P (1 - P) dP"),
+        ("plus", "(dp - (p", "(dp + (p", "the sum of P dP over the row is added"),
+        ("exchanged", "return ds @ k, ds.swapaxes(-1, -2) @ q,", "return ds.swapaxes(-1, -2) @ q, ds @ k,",
+         "dq and dk are exchanged"),
         ("dk not transposed", "ds.swapaxes(-1, -2) @ q", "ds @ q", "dS is not transposed"),
         ("dv not transposed", "p.swapaxes(-1, -2) @ do", "p @ do", "P is not transposed"),
         ("dv of v", "p.swapaxes(-1, -2) @ do", "p.swapaxes(-1, -2) @ v", "multiplied by v, should be by do"),
         ("dv scaled", "p.swapaxes(-1, -2) @ do", "p.swapaxes(-1, -2) @ do / np.sqrt(d)", "which belongs to dq and dk only"),
         ("no mask", "np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(d), -np.inf)",
-         "q @ k.swapaxes(-1, -2) / np.sqrt(d)", "no mask"),
+         "q @ k.swapaxes(-1, -2) / np.sqrt(d)", "P is not masked"),
         ("overflow", "np.exp(s - s.max(-1, keepdims=True))", "np.exp(s)", "scores of about 10,000"),
-        ("zeros", "return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do", "return 0 * q, 0 * k, 0 * v", "[0] is zero everywhere"),
+        ("zeros", "return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do", "return 0 * q, 0 * k, 0 * v",
+         "is zero everywhere"),
         ("do written to", "return ds", "do *= 0; return ds", "do was changed by the call"),
     ],
     "cross_entropy": [
@@ -200,11 +208,11 @@ def cross_entropy(logits, labels):
     return -np.log(p[np.arange(len(z)), labels]).mean()
 """, "take no logarithm of a probability"),
         ("sign", "return (logsumexp", "return -(logsumexp", "wrong sign"),
-        ("base 2", "np.log(np", "np.log2(np", "everywhere|cross_entropy with"),
         ("base 2 everywhere", ").mean()", ").mean() / np.log(2)", "the logarithm has base 2"),
         ("maximum not added back", "top + np.log", "np.log", "the maximum that was subtracted is not added again"),
         ("no softmax", "(logsumexp - z", "(-z", "ln of the sum over all words is missing"),
-        ("softmax over the tokens", "np.exp(z - top[:, None]).sum(axis=1)", "np.exp(z - top[:, None]).sum(axis=0)", ""),
+        ("softmax over the tokens", "np.exp(z - top[:, None]).sum(axis=1)", "np.exp(z - top[:, None]).sum(axis=0)",
+         "could not be broadcast"),
         ("one minus p", None, """
 def cross_entropy(logits, labels):
     kept = labels != -100
@@ -222,8 +230,7 @@ def cross_entropy(logits, labels):
     return -np.log(p[np.arange(len(z)), labels].mean())
 """, "the logarithm of the mean"),
         ("not reduced", ".mean()", "", "a sum over it is missing"),
-        ("constant", "return (logsumexp - z[np.arange(len(z)), labels]).mean()", "return np.log(logits.shape[-1])", "cross_entropy with"),
-        ("all columns", "z[np.arange(len(z)), labels]", "z[:, labels].mean(1)", "cross_entropy with"),
+        ("all columns", "z[np.arange(len(z)), labels]", "z[:, labels].mean(1)", "takes the labels of all positions"),
     ],
     "cross_entropy_backward": [
         ("not divided", "p / len(p)", "p", "not divided by the number of positions that count"),
@@ -232,7 +239,7 @@ def cross_entropy(logits, labels):
         ("no one-hot", "p[np.arange(len(p)), labels[kept]] -= 1", "pass", "the 1 of the right word is not subtracted"),
         ("one from all", "p[np.arange(len(p)), labels[kept]] -= 1", "p -= 1", "1 is subtracted from all words"),
         ("one from whole columns", "p[np.arange(len(p)), labels[kept]] -= 1", "p[:, labels[kept]] -= 1",
-         "1 is subtracted from the right words of all positions"),
+         "1 is subtracted from all words"),
         ("sign", "dz[kept] = p", "dz[kept] = -p", "wrong sign"),
         ("-100 counts", None, """
 def cross_entropy_backward(logits, labels):
@@ -252,7 +259,8 @@ def cross_entropy_backward(logits, labels):
     onehot = np.arange(logits.shape[-1]) == np.maximum(labels, 0)[..., None]
     return (e / e.sum(-1, keepdims=True) - onehot) / (labels != -100).sum()
 """, "as if the label was word 0"),
-        ("overflow", "np.exp(logits[kept] - logits[kept].max(axis=1, keepdims=True))", "np.exp(logits[kept])", "logits of about 10,000"),
+        ("overflow", "np.exp(logits[kept] - logits[kept].max(axis=1, keepdims=True))", "np.exp(logits[kept])",
+         "logits of about 10,000"),
         ("one after dividing", None, """
 def cross_entropy_backward(logits, labels):
     kept = labels != -100
@@ -281,22 +289,25 @@ def cross_entropy_backward(logits, labels):
          "the softmax runs over the positions"),
     ],
     "llama": [
-        ("no RoPE", "attention(rope(q, 0, theta), rope(k, 0, theta), v)", "attention(q, k, v)", "RoPE is missing"),
+        ("no RoPE", "attention(rope(q, 0, theta), rope(k, 0, theta), v)", "attention(q, k, v)", "RoPE has no effect"),
         ("RoPE on q", "rope(k, 0, theta), v)", "k, v)", "RoPE turns the queries only"),
         ("RoPE on v", ", v)", ", rope(v, 0, theta))", "RoPE turns the values too"),
         ("RoPE before the heads are split", "attention(rope(q, 0, theta), rope(k, 0, theta), v)",
-         "attention(*(rope(y.swapaxes(1, 2), 0, theta).swapaxes(1, 2) for y in (q, k)), v)", "RoPE counts heads, not tokens"),
-        ("no last norm", "linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights", "linear(x, weights", "the last norm is missing"),
+         "attention(*(rope(y.swapaxes(1, 2), 0, theta).swapaxes(1, 2) for y in (q, k)), v)", "takes heads for tokens"),
+        ("no last norm", "linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights", "linear(x, weights",
+         "the last norm is missing"),
         ("no residual at attention", "x = x + linear(o", "x = linear(o", "not added to what attention gives"),
         ("no residual at the MLP", "x = x + linear(swiglu", "x = linear(swiglu", "not added to what the MLP gives"),
-        ("residual of h", "x = x + linear(o", "x = h + linear(o", "what is added to is x itself, not the normed x"),
-        ("heads by reshape", "reshape(B, T, H, -1).swapaxes(1, 2)", "reshape(B, H, T, -1)", "the heads are split by a reshape alone"),
+        ("residual of h", "x = x + linear(o", "x = h + linear(o", "x after the norm, should be x itself"),
+        ("heads by reshape", "reshape(B, T, H, -1).swapaxes(1, 2)", "reshape(B, H, T, -1)",
+         "the heads are split by a reshape alone"),
         ("heads joined by reshape", "o.swapaxes(1, 2).reshape", "o.reshape", "the heads are joined by a reshape alone"),
         ("H and d exchanged", "reshape(B, T, H, -1).swapaxes(1, 2)", "reshape(B, T, -1, H).transpose(0, 3, 1, 2)",
-         "head a owns the numbers a, a + H"),
+         "the heads' numbers are interleaved"),
         ("gate and up", "swiglu(linear(h, w[\"gate_proj\"]), linear(h, w[\"up_proj\"]))",
          "swiglu(linear(h, w[\"up_proj\"]), linear(h, w[\"gate_proj\"]))", "gate_proj and up_proj are exchanged"),
-        ("one gain for both", "w[\"post_attention_layernorm\"]", "w[\"input_layernorm\"]", "gain of input_layernorm is used for both"),
+        ("one gain for both", "w[\"post_attention_layernorm\"]", "w[\"input_layernorm\"]",
+         "gain of input_layernorm is used for both"),
         ("layer 0 always", "model.layers.{i}.", "model.layers.0.", "every layer has the weights of layer 0"),
         ("one layer", "range(config[\"num_hidden_layers\"])", "range(1)", "only layer 0 is computed"),
         ("parallel", None, """
@@ -330,16 +341,18 @@ def llama(ids, weights, config):
 """, "the norms stand behind the sums"),
         ("head not transposed", "return linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights[\"lm_head.weight\"])",
          "return rms_norm(x, weights[\"model.norm.weight\"], eps) @ weights[\"lm_head.weight\"]", "matmul"),
-        ("matrices not transposed", "(linear(h, w[name]).reshape", "((h @ w[name]).reshape", "used as h @ W"),
-        ("eps of its own", "config[\"rms_norm_eps\"]", "1e-6", "rms_norm_eps of config is not used"),
-        ("theta of its own", "config[\"rope_theta\"]", "10000.0", "rope_theta of config is not used"),
+        ("matrices not transposed", "(linear(h, w[name]).reshape", "((h @ w[name]).reshape",
+         "q_proj, k_proj and v_proj are used as x @ W"),
+        ("eps of its own", "config[\"rms_norm_eps\"]", "1e-6", "rms_norm_eps is not used (1e-6 is)"),
+        ("theta of its own", "config[\"rope_theta\"]", "10000.0", "rope_theta is not used (10,000 is)"),
         ("embedding of the head", "weights[\"model.embed_tokens.weight\"][ids]", "weights[\"lm_head.weight\"][ids]",
-         "the head's rows are taken for the embedding's"),
+         "rows of lm_head are taken"),
         ("softmax of the logits", "return linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights[\"lm_head.weight\"])",
          "z = linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights[\"lm_head.weight\"])\n"
          "    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)", "these are probabilities, should be logits"),
         ("weights changed", "x = weights[\"model.embed_tokens.weight\"][ids]",
-         "weights[\"lm_head.weight\"] *= 1.0000000001; x = weights[\"model.embed_tokens.weight\"][ids]", "was changed by the call"),
+         "weights[\"lm_head.weight\"] *= 1.0000000001; x = weights[\"model.embed_tokens.weight\"][ids]",
+         "was changed by the call"),
     ],
 }
 
@@ -374,7 +387,7 @@ def rms_norm_backward(dy, x, gain, eps):
     D = x.shape[-1]
     r = (np.einsum("...d,...d->...", x, x) / D + eps) ** -0.5
     dx = r[..., None] * gain * dy - (r ** 3 * np.einsum("...d,...d,d->...", x, dy, gain) / D)[..., None] * x
-    return dx, np.einsum("...d,...d,...->d", dy, x, r)
+    return dx, np.einsum("nd,nd,n->d", dy.reshape(-1, D), x.reshape(-1, D), r.ravel())
 """,
         "the Jacobian of each token": """
 def rms_norm_backward(dy, x, gain, eps):
