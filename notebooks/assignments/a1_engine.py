@@ -239,7 +239,7 @@ def check_multiply(rng, shape_a, shape_b):
     wrong = [{"this is the gradient of a + b": p, "grad is not used": q, "grad was summed too early": p * q}
              for p, q in zip(plus, ones)]
     where = f"a {shape_a}, b {shape_b}"
-    check((f"{where}: gradient of a", f"{where}: gradient of b"), ask(where, multiply_backward, *arguments.values()), want,
+    check(f"(gradient of a, gradient of b) for {where}", ask(where, multiply_backward, *arguments.values()), want,
           wrong=dict(enumerate(wrong)))
     for name, value in arguments.items():
         unchanged(name, value, before[name])
@@ -297,7 +297,7 @@ def check_matmul(rng, shape, columns):
              "mean over the first axis of the batch, not sum": want[1] / shape[0],
              "the other texts of the batch are missing": engine(lambda x, w: x @ w, arguments["grad"][:1], x[:1], w)[1]}
     where = f"x {shape}, w {w.shape}"
-    check((f"{where}: gradient of x", f"{where}: gradient of w"), ask(where, matmul_backward, *arguments.values()), want,
+    check(f"(gradient of x, gradient of w) for {where}", ask(where, matmul_backward, *arguments.values()), want,
           wrong={1: wrong})
     for name, value in arguments.items():
         unchanged(name, value, before[name])

@@ -137,9 +137,9 @@ def unbroadcast(grad, shape):
     ],
     "multiply_backward": [
         ("swapped", "unbroadcast(grad * b, a.shape), unbroadcast(grad * a, b.shape)",
-         "unbroadcast(grad * a, b.shape), unbroadcast(grad * b, a.shape)", "the right parts in another order: a ("),
+         "unbroadcast(grad * a, b.shape), unbroadcast(grad * b, a.shape)", "gradient of a and gradient of b are exchanged"),
         ("the factor itself", "unbroadcast(grad * b, a.shape), unbroadcast(grad * a, b.shape)",
-         "unbroadcast(grad * a, a.shape), unbroadcast(grad * b, b.shape)", "the right parts in another order: a ("),
+         "unbroadcast(grad * a, a.shape), unbroadcast(grad * b, b.shape)", "gradient of a and gradient of b are exchanged"),
         ("not un-broadcast", "unbroadcast(grad * b, a.shape), unbroadcast(grad * a, b.shape)", "grad * b, grad * a",
          ", 1): 1 axis more (a sum over it is missing?)"),
         ("b not un-broadcast", "unbroadcast(grad * a, b.shape)", "grad * a", "gradient of b"),
@@ -169,7 +169,7 @@ def unbroadcast(grad, shape):
         ("dw transposed", "rows.T @ rows_of_grad", "rows_of_grad.T @ rows", "transposed?"),
         ("w not transposed", "grad @ w.T", "grad @ w", "mismatch in its core dimension"),
         ("swapped", "grad @ w.T, rows.T @ rows_of_grad", "rows.T @ rows_of_grad, grad @ w.T",
-         "the right parts in another order: x ("),
+         "gradient of x and gradient of w are exchanged"),
         ("x.T of a batch", "rows.T @ rows_of_grad", "x.T @ grad", "mismatch"),
         ("matrices only", None, """
 def matmul_backward(grad, x, w):
