@@ -369,7 +369,7 @@ check("dx of one token at 700", rope_backward(dy[:, :, :1], 700, 1e4), value(ops
 # | returns | `(B, H, T, d)` |
 #
 # **Tested:** equal scores, where the answer is the mean of the values so far; against minisl's `ops.attention`; scores of $\pm
-# 10^4$ and more; $T = 1$; that what comes later changes nothing; that arguments are not changed.
+# 10^4$ and more; $T = 1$; that what comes later, however large, changes nothing; that arguments are not changed.
 #
 # <details><summary>Hint</summary>
 #
@@ -453,7 +453,7 @@ check("attention with scores of about -10,000", call(attention, q=abs(q), k=-1e4
 # <details><summary>Hint</summary>
 #
 # The sum in $dS$ runs over the keys of one query: it is one number a row. Where $P$ is 0, $dS$ is 0: the mask needs no further
-# care. A helper that gives $P$ may stand in this cell; do not change the functions of other tasks.
+# care. You may use `attention`, or write a helper that gives $P$ into this cell.
 #
 # </details>
 
@@ -696,14 +696,6 @@ def swiglu(gate, up):
     """silu(gate) * up, silu(a) = a / (1 + e^-a)."""
     return 0.5 * gate * (1 + np.tanh(0.5 * gate)) * up
 
-
-def package_llama(ids, weights, config):
-    """The logits of minisl's Llama. For the tests."""
-    model = Llama(LlamaConfig(**config), dtype="float64")
-    model.load_state_dict(weights)
-    with using("numpy"):
-        return model(ids).data
-
 # %% [markdown]
 # Token ids become rows of the embedding, $x\,(B, T, D)$. Then each of the $L$ blocks adds two things to $x$, one after the other:
 #
@@ -766,16 +758,16 @@ def llama(ids, weights, config):
     return linear(rms_norm(x, weights["model.norm.weight"], eps), weights["lm_head.weight"])
     ### END SOLUTION
 
-# %% test="llama" points=5
-rng = draw("llama")
-(B, H), T, d, L = (int(n) for n in rng.permutation([2, 3])), *(int(rng.choice(n)) for n in ([5, 7], [4, 6], [2, 3]))
-config = {"hidden_size": H * d, "intermediate_size": int(rng.integers(19, 23)), "vocab_size": int(rng.integers(23, 27)),
-          "num_hidden_layers": L, "num_attention_heads": H, "rms_norm_eps": rng.uniform(0.01, 0.1),
-          "rope_theta": rng.uniform(20, 200)}
-weights = {name: rng.uniform(0.5, 1.5, a.shape) if a.ndim == 1 else rng.standard_normal(a.shape) * 1.5 * a.shape[1] ** -0.5
-           for name, a in Llama(LlamaConfig(**config)).state_dict().items()}
-before = {name: a.copy() for name, a in weights.items()}
-ids = np.stack([rng.permutation(config["vocab_size"])[:T] for _ in range(B)])
+# %% [markdown]
+# The next cell is for the tests only.
+
+# %%
+def package_llama(ids, weights, config):
+    """The logits of minisl's Llama. For the tests."""
+    model = Llama(LlamaConfig(**config), dtype="float64")
+    model.load_state_dict(weights)
+    with using("numpy"):
+        return model(ids).data
 
 
 def off(w, *matrices, keep=" "):
@@ -794,13 +786,13 @@ def transposed(w, *matrices):
     return {name: a.T if name.split(".")[-2] in matrices else a for name, a in w.items()}
 
 
-def interleaved(w, *matrices):
-    """The weights w if head h owned the numbers h, h + H, h + 2 H, ... of these matrices' results."""
-    order = np.arange(H * d).reshape(d, H).T.ravel()
+def interleaved(w, H, *matrices):
+    """The weights w if, of H heads, head h owned the numbers h, h + H, h + 2 H, ... of these matrices' results."""
+    order = np.arange(len(w["model.norm.weight"])).reshape(-1, H).T.ravel()
     return {name: a[order] if name.split(".")[-2] in matrices else a for name, a in w.items()}
 
 
-def others(w):
+def others(w, L, H):
     """What people do, and the weights and sizes with which minisl's Llama does the same."""
     square = ("q_proj", "k_proj", "v_proj", "o_proj")
     input_gain, second_gain = "input_layernorm", "post_attention_layernorm"
@@ -817,7 +809,7 @@ def others(w):
         "o_proj is used as x @ W, should be linear(x, W)": (transposed(w, "o_proj"), {}),
         "q_proj, k_proj and v_proj are used as x @ W, should be linear(x, W)": (transposed(w, *square[:3]), {}),
         "the square matrices are used as x @ W, should be linear(x, W)": (transposed(w, *square), {}),
-        "the heads' numbers are interleaved: H comes before d where heads are split": (interleaved(w, *square[:3]), {}),
+        "the heads' numbers are interleaved: H comes before d where heads are split": (interleaved(w, H, *square[:3]), {}),
         "every layer has the weights of layer 0": (instead(w, **{str(i): "0" for i in range(L)}), {}),
         "only layer 0 is computed": (off(w, "o_proj", "down_proj", keep="model.layers.0."), {}),
         "rows of lm_head are taken, should be of embed_tokens": (w | {E: w[W]}, {}),
@@ -826,13 +818,24 @@ def others(w):
         "config's rms_norm_eps is not used (1e-5 is)": (w, {"rms_norm_eps": 1e-5}),
         "config's rope_theta is not used (10,000 is)": (w, {"rope_theta": 1e4})}
 
+# %% test="llama" points=5
+rng = draw("llama")
+(B, H), T, d, L = (int(n) for n in rng.permutation([2, 3])), *(int(rng.choice(n)) for n in ([5, 7], [4, 6], [2, 3]))
+config = {"hidden_size": H * d, "intermediate_size": int(rng.integers(19, 23)), "vocab_size": int(rng.integers(23, 27)),
+          "num_hidden_layers": L, "num_attention_heads": H, "rms_norm_eps": rng.uniform(0.01, 0.1),
+          "rope_theta": rng.uniform(20, 200)}
+weights = {name: rng.uniform(0.5, 1.5, a.shape) if a.ndim == 1 else rng.standard_normal(a.shape) * 1.5 * a.shape[1] ** -0.5
+           for name, a in Llama(LlamaConfig(**config)).state_dict().items()}
+before = {name: a.copy() for name, a in weights.items()}
+ids = np.stack([rng.permutation(config["vocab_size"])[:T] for _ in range(B)])
+
 
 def compare(what, got, ids, w, **known):
     """Hold logits for the weights w against the package's."""
     want = package_llama(ids, w, config)
     e = np.exp(want)
     check(f"logits for ids {ids.shape}, {L} layers, {what}", got, want, wrong=known | {
-        mistake: package_llama(ids, other, config | sizes) for mistake, (other, sizes) in others(w).items()} | {
+        mistake: package_llama(ids, other, config | sizes) for mistake, (other, sizes) in others(w, L, H).items()} | {
         "these are probabilities, should be logits": e / e.sum(-1, keepdims=True)})
 
 
