@@ -104,7 +104,7 @@ MISTAKES = {
         ("leading axes lost", "return G @ W", "return G.reshape(-1, len(B)) @ W", "has shape"),
         ("sign", "return G @ W", "return -G @ W", "wrong sign"),
         ("dA and dB exchanged", "s * dW @ A.T, s * B.T @ dW", "s * B.T @ dW, s * dW @ A.T", "dB (X"),
-        ("B scaled in place", "W = s * B @ A", "B *= s\n    W = B @ A", "dA (X"),
+        ("B scaled in place", "W = s * B @ A", "B *= s\n    W = B @ A", "B was changed by the call"),
         ("v scaled in place", RETURN, f"found = {RETURN.removeprefix('return ')}\n    v *= 2\n    return found",
          "v was changed by the call"),
     ],
@@ -124,7 +124,7 @@ MISTAKES = {
         ("leading axes lost", "return Y.reshape(*X.shape[:-1], out)", "return Y", "has shape"),
         ("transposed", FULL, "(S @ rows.T)", "could not be broadcast"),
         ("X scaled in place", "rows = X.reshape(-1, width)", "rows = X.reshape(-1, width)\n    rows *= s",
-         "times what it should be"),
+         "X was changed by the call"),
         ("v subtracted", "+ (S @", "- (S @", "v is subtracted"),
     ],
     "factored_backward": [
