@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 FIRST = {  # Python: the first version with a wheel for it, where that is later
-    (3, 13): {"numpy": "2.1.0", "scipy": "1.14.1", "matplotlib": "3.9.2", "safetensors": "0.4.4", "tokenizers": "0.20.2"},
+    (3, 13): {"numpy": "2.1.0", "scipy": "1.14.1", "matplotlib": "3.9.2", "tokenizers": "0.20.2"},
 }
 
 
