@@ -20,7 +20,8 @@ def draw(purpose):
 
     $MINISL_COURSE, a word that only graders know, changes what is drawn: numbers written down from the visible tests do not pass.
     """
-    return np.random.default_rng([zlib.crc32(word.encode()) for word in (student(), os.environ.get("MINISL_COURSE", ""), purpose)])
+    words = student(), os.environ.get("MINISL_COURSE", ""), purpose
+    return np.random.default_rng([zlib.crc32(word.encode()) for word in words])
 
 
 def seeds(count, purpose="study"):

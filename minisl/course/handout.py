@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minisl.errors import InputError
 
+LARGEST = 32 << 20  # bytes of a notebook
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 
 
@@ -25,10 +26,14 @@ class Cell:
 def read(path):
     """The code cells of a notebook, as a list of Cell. Raises InputError: no file, no notebook."""
     try:
+        if Path(path).stat().st_size > LARGEST:
+            raise InputError(f"{path}: has more than {LARGEST >> 20} MB; clear its outputs")
         notebook = json.loads(Path(path).read_text("utf-8"))
         return cells_of(notebook)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: is no notebook (.ipynb, version 4)") from None
 
@@ -134,11 +139,11 @@ def visible(source):
 
 
 def run_here(cells, task):
-    """Run a task's tests in this process, for its author: given cells, the answers it needs, the tests. Raises what they raise."""
+    """Run a task in this process: what is given, the answers it needs, its tests. Raises what they raise."""
     test = next(cell for cell in cells if cell.kind == "test" and cell.task == task)
     space = {"__name__": "__main__"}
-    answers = needed(cells, task)
-    for cell in sorted([cell for cell in cells if cell.kind == "given" and cell.place < test.place] + answers, key=lambda cell: cell.place):
+    first = [cell for cell in cells if cell.kind == "given" and cell.place < test.place] + needed(cells, task)
+    for cell in sorted(first, key=lambda cell: cell.place):
         run_cell(cell, space)
     run_cell(test, space)
 

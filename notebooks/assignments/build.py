@@ -1,4 +1,4 @@
-"""From a1_engine.py to source/a1_engine/a1_engine.ipynb and release/a1_engine: `python notebooks/assignments/build.py [NAME ...]`.
+"""Make source/ and release/ of assignments: `python notebooks/assignments/build.py [NAME ...]`, such as a1_engine.
 
 NAME.py is where an assignment is written, solutions and hidden tests included (cells after `# %%`, text after `# %% [markdown]`):
 
@@ -21,9 +21,9 @@ from nbformat.v4 import new_notebook
 HERE = Path(__file__).parent
 TESTS = '''"""`pytest` here checks {name}.ipynb, each task apart from the others."""
 
-from minisl.course.student import tests_of
+from minisl.course.student import checks_of
 
-test_task = tests_of(__file__, "{name}.ipynb")
+test_task = checks_of(__file__, "{name}.ipynb")
 '''
 
 
@@ -37,22 +37,27 @@ def read(name):
     for number, cell in enumerate(jupytext.read(HERE / f"{name}.py").cells):
         about, cell.id = dict(cell.metadata), f"cell-{number}"
         if task := about.get("task"):
-            data = dict(grade_id=task, grade=False, solution=True, locked=False)
+            data = named(task, solution=True)
         elif task := about.get("test"):
-            data = dict(grade_id=f"test_{task}", grade=True, solution=False, locked=True, points=about["points"])
+            data = named(f"test_{task}", grade=True, locked=True) | {"points": about["points"]}
         elif task := about.get("written"):
-            data = dict(grade_id=task, grade=True, solution=True, locked=False, points=about["points"])
+            data = named(task, grade=True, solution=True) | {"points": about["points"]}
         elif cell.cell_type == "code":
             given += 1
-            data = dict(grade_id=f"given_{given}", grade=False, solution=False, locked=True)
+            data = named(f"given_{given}", locked=True)
         else:
             data = None
-        cell.metadata = {} if data is None else {"nbgrader": data | dict(schema_version=3, task=False, cell_type=cell.cell_type)}
+        cell.metadata = {} if data is None else {"nbgrader": data | {"cell_type": cell.cell_type}}
         if "seconds" in about:
             cell.metadata["seconds"] = about["seconds"]
         cells.append(cell)
     return new_notebook(cells=cells, metadata={
         "kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}, "language_info": {"name": "python"}})
+
+
+def named(grade_id, grade=False, solution=False, locked=False):
+    """nbgrader's metadata of a cell."""
+    return {"schema_version": 3, "grade_id": grade_id, "grade": grade, "solution": solution, "locked": locked, "task": False}
 
 
 def write(name, course=HERE):
@@ -62,8 +67,8 @@ def write(name, course=HERE):
     jupytext.write(read(name), source / f"{name}.ipynb", fmt="ipynb")
     (source / f"test_{name}.py").write_text(TESTS.format(name=name), "utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", name, f"--course-dir={course.resolve()}", "--force",
-                        "--create", f"--CourseDirectory.db_url=sqlite:///{folder}/gradebook.db", "--log-level=WARN"],
+        subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", name, f"--course-dir={course.resolve()}",
+                        "--force", "--create", f"--CourseDirectory.db_url=sqlite:///{folder}/gradebook.db", "--log-level=ERROR"],
                        check=True, cwd=HERE)
 
 

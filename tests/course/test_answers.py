@@ -29,10 +29,8 @@ build = load(COURSE / "build.py", "course_build")
 pages = load(HERE / "pages.py", "course_pages")
 ANSWERS = {path.stem: load(path, f"course_{path.stem}") for path in sorted((HERE / "answers").glob("a*.py"))}
 TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(handout.cells_of(build.read(name)))]
-MISTAKES = [(name, task, *mistake) for name, module in ANSWERS.items()
-            for task, rows in module.MISTAKES.items() for mistake in rows]
-OTHERS = [(name, task, *other) for name, module in ANSWERS.items()
-          for task, rows in module.OTHERS.items() for other in rows.items()]
+MISTAKES = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for row in rows]
+OTHERS = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.OTHERS.items() for row in rows.items()]
 
 
 def with_text(name, task, old, new):

@@ -1,0 +1,75 @@
+"""`python -m minisl.course`: check your own answers, or grade those that were handed in.
+
+    python -m minisl.course check a1_engine.ipynb            # a student: each task, and what is wrong
+    python -m minisl.course grade submitted/ada --student ada --to results.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from minisl.command import Parser, run_command
+from minisl.course import grading, handout
+from minisl.errors import InputError
+from minisl.files import write_text
+
+
+def main(argv):
+    parser = Parser(prog="python -m minisl.course", description="Check your own answers, or grade those that were handed in.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="run a notebook's own tests on its answers; exit code 1 where some are wrong")
+    check.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="such as a1_engine.ipynb")
+    give = commands.add_parser("grade", help="run the course's tests, hidden ones included, on what was handed in")
+    give.add_argument("paths", nargs="+", metavar="PATH", help="a notebook, or a folder of them (or of folders of them)")
+    give.add_argument("--course", default=str(grading.COURSE), help="the folder with source/")
+    give.add_argument("--student", help="whose numbers are drawn (left out: student.txt beside the notebook)")
+    give.add_argument("--to", metavar="JSON", help="write results as Gradescope reads them")
+    args = parser.parse_args(argv)
+    graded = checked(args.notebooks) if args.command == "check" else given(args.paths, args.course, args.student)
+    if args.command == "grade" and args.to:
+        write_text(args.to, json.dumps(grading.gradescope(graded), indent=1) + "\n")
+    outcomes = [outcome for part in graded.values() for outcome in part]
+    print(f"{sum(o.earned for o in outcomes):g} of {sum(o.points for o in outcomes):g} points")
+    return 0 if args.command == "grade" or all(o.earned == o.points for o in outcomes) else 1
+
+
+def checked(notebooks):
+    """Outcomes by notebook, each under its own visible tests; printed as they come."""
+    graded = {}
+    for path in notebooks:
+        cells = handout.read(path)
+        if not handout.tasks(cells):
+            raise InputError(f"{path}: has no tests; give a handout, such as a1_engine.ipynb")
+        graded[path] = shown(Path(path).stem, grading.grade(cells, cells, Path(path).parent))
+    return graded
+
+
+def given(paths, course, student):
+    """Outcomes by assignment, of the notebooks in `paths`; printed as they come."""
+    known, found = grading.assignments(course), {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder")
+        files = [path] if path.is_file() else [file for file in sorted(path.rglob("*.ipynb")) if file.stem in known]
+        for file in files:
+            if file.stem in found:
+                raise InputError(f"{file}: a second {file.name} (the first is {found[file.stem]}); grade one student at a time")
+            found[file.stem] = file
+    if not found:
+        wanted = ", ".join(f"{name}.ipynb" for name in known)
+        raise InputError(f"{' '.join(paths)}: no notebook of the course; looked for {wanted}")
+    return {name: shown(name, grading.grade_file(file, course, student)) for name, file in sorted(found.items())}
+
+
+def shown(name, outcomes):
+    """Print a line for each task, and what was said below it."""
+    print(name)
+    for outcome in outcomes:
+        print(f"  {outcome.task:28}{outcome.earned:>4g} / {outcome.points:<4g}{outcome.seconds:6.1f} s")
+        for line in outcome.message.splitlines():
+            print(f"      {line}")
+    return outcomes
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

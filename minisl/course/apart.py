@@ -1,0 +1,253 @@
+"""Grade an assignment, each task in processes of its own: `python -m minisl.course.apart < job.json > outcomes.json`.
+
+For a task there are two processes. One runs the student's answers behind the fence (fence.py); the other runs the tests, and
+calls the first one's functions (border.py). So an answer neither sees nor changes what judges it, and whatever happens to its
+process is this task's loss only. An answer that fails is replaced by the reference where a later task uses it.
+
+Answers' processes are forked by one that has never read the job (`breed`): hidden tests are nowhere in their memory.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from minisl.course import fence, handout
+from minisl.course.border import Gone, Peer, described, error_of
+
+MEMORY = 4 * fence.GIB
+
+
+@dataclass
+class Outcome:
+    """What became of a task: points earned of points, the message where some were lost, and how long it took."""
+
+    task: str
+    points: float
+    earned: float
+    message: str = ""
+    seconds: float = 0.0
+
+
+def grade(source, submitted, files, breeder):
+    """Outcomes of all tasks: the answers of `submitted` under the tests of `source` (lists of handout.Cell).
+
+    files: None, or the folder of the submitted notebook; what else lies in it is copied to where answers and tests run.
+    """
+    cells, reference = handout.with_answers(source, submitted), {cell.task: cell for cell in source if cell.kind == "answer"}
+    asked = set().union(*(handout.defines(cell.source) for cell in reference.values()))
+    outcomes, failed = [], set()
+    for name in handout.tasks(source):
+        test = next(cell for cell in cells if cell.kind == "test" and cell.task == name)
+        answers = handout.needed(cells, name)
+        borrowed = [cell.task for cell in answers if cell.task in failed]
+        given = [cell for cell in cells if cell.kind == "given" and cell.place < test.place]
+        started = time.perf_counter()
+        message = judge(given, answers, test, asked, files, breeder)
+        if message is not None:
+            failed.add(name)
+            cells = [replace(reference[name], place=cell.place) if cell.kind == "answer" and cell.task == name else cell
+                     for cell in cells]
+            if borrowed:
+                message += f"\n(tried with the reference's {', '.join(borrowed)}, as yours did not pass)"
+        outcomes.append(Outcome(name, test.points, 0 if message else test.points, message or "", time.perf_counter() - started))
+    return outcomes
+
+
+def judge(given, answers, test, asked, files, breeder):
+    """None where the answers pass the test, else what is to be said. asked: the names that tests may take from answers."""
+    with tempfile.TemporaryDirectory(prefix="minisl-course-") as folder:
+        ours, theirs = (os.path.join(folder, name) for name in ("tests", "answer"))
+        for path in (ours, theirs):
+            copy_files(files, path)
+        near, far = socket.socketpair()
+        cells = [asdict(cell) for cell in sorted(given + answers, key=lambda cell: cell.place)]
+        answerer = order(breeder, {"cells": cells, "seconds": test.seconds, "folder": theirs}, far)
+        far.close()
+        read, write = os.pipe()
+        tester = fork(run_tests, near, read, write, given, test, asked, ours)
+        near.close()
+        os.close(write)
+        try:
+            return outcome_of(read, test)
+        finally:
+            os.close(read)
+            stop(answerer)
+            stop(tester)
+            os.waitpid(tester, 0)
+
+
+def outcome_of(pipe, test):
+    """What the tests' process says, as long as it may take."""
+    said, until = b"", time.monotonic() + test.seconds + 10
+    while True:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            return f"stopped after {test.seconds:g} seconds: does a loop never end?"
+        piece = os.read(pipe, 1 << 16)
+        if not piece:
+            break
+        said += piece
+    try:
+        return json.loads(said)
+    except ValueError:
+        return "the tests of this task were ended from outside"
+
+
+def fork(work, *args, **more):
+    """A child that does `work` and nothing else; returns its pid."""
+    if (pid := os.fork()) != 0:
+        return pid
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        work(*args, **more)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def breed(orders):
+    """Fork a process for each order that comes through this socket, until the other end is closed."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the job is not for this process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    while (head := socket.recv_fds(orders, 4, 1))[0]:
+        text = orders.recv(struct.unpack("<I", head[0])[0], socket.MSG_WAITALL)
+        far = socket.socket(fileno=head[1][0])
+        orders.send(struct.pack("<I", fork(answer_calls, far, orders, **json.loads(text))))
+        far.close()
+
+
+def order(breeder, job, far):
+    """Have a process forked that answers calls through `far`; returns its pid."""
+    text = json.dumps(job).encode()
+    socket.send_fds(breeder, [struct.pack("<I", len(text))], [far.fileno()])
+    breeder.sendall(text)
+    return struct.unpack("<I", breeder.recv(4, socket.MSG_WAITALL))[0]
+
+
+def stop(pid):
+    """End a process and what it has started."""
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            send(pid, signal.SIGKILL)
+
+
+def copy_files(files, folder):
+    """What was handed in beside the notebook, at most 16 MB of plain files."""
+    os.mkdir(folder)
+    left = 16 << 20
+    for path in sorted(Path(files).iterdir()) if files is not None else ():
+        if path.suffix != ".ipynb" and path.is_file() and not path.is_symlink() and (left := left - path.stat().st_size) >= 0:
+            shutil.copyfile(path, Path(folder, path.name))
+
+
+def answer_calls(far, orders, cells, seconds, folder):
+    """The answers' process: run their cells, then do what the tests ask for."""
+    orders.close()
+    enter(folder)
+    peer, space, errors, names = Peer(far), {"__name__": "__main__"}, {}, set()
+    fence.limits(MEMORY, seconds + 5)
+    fence.landlock([folder, "/dev"], fence.readable())
+    fence.audit(folder)
+    for cell in [handout.Cell(**cell) for cell in cells]:
+        try:
+            handout.run_cell(cell, space)
+        except BaseException as error:
+            errors[cell.task] = described(error)
+        if cell.kind == "answer":
+            names |= handout.defines(cell.source)
+    peer.send("ready", {name: space[name] for name in names if callable(space.get(name))}, errors)
+    peer.serve()
+
+
+def run_tests(near, read, write, given, test, asked, folder):
+    """The tests' process: its verdict goes into the pipe `write`."""
+    os.close(read)
+    enter(folder)
+    fence.limits(2 * MEMORY, test.seconds + 5)
+    fence.landlock([folder, "/dev"], fence.readable(), programs=True)
+    signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, test.seconds)
+    try:
+        peer, space = Peer(near), {"__name__": "__main__"}
+        for cell in given:
+            handout.run_cell(cell, space)
+        (_, functions, errors), _ = peer.receive()
+        if test.task in errors:
+            raise error_of(*errors[test.task])
+        space.update((name, function) for name, function in functions.items() if name in asked - space.keys())
+        handout.run_cell(test, space)
+        verdict = None
+    except TooLong:
+        verdict = f"stopped after {test.seconds:g} seconds: does a loop never end?"
+    except Gone:
+        verdict = "the process that ran your answer ended before it was done: killed for memory or time, or by its own exit"
+    except BaseException as error:
+        verdict = in_words(error)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.write(write, json.dumps(verdict).encode())
+
+
+class TooLong(BaseException):
+    """A task's seconds are over."""
+
+
+def too_long(*_):
+    raise TooLong
+
+
+def enter(folder):
+    """Work in `folder`, silent, with its temporary files and what Numba compiles in there."""
+    os.chdir(folder)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+
+def in_words(error):
+    """An error as a student reads it."""
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        return "NotImplementedError: not written yet"
+    if isinstance(error, AssertionError) and text:
+        words = text
+    else:
+        words = f"{type(error).__name__}: {text}"
+    where = getattr(error, "where", "")
+    return words + (f"\n({where})" if where else "")
+
+
+def main():
+    orders, breeder = socket.socketpair()
+    if os.fork() == 0:
+        breeder.close()
+        breed(orders)
+        os._exit(0)
+    orders.close()
+    job = json.load(sys.stdin)
+    source, submitted = ([handout.Cell(**cell) for cell in job[part]] for part in ("source", "submitted"))
+    json.dump([asdict(outcome) for outcome in grade(source, submitted, job["files"], breeder)], sys.stdout)
+
+
+if __name__ == "__main__":
+    import numba  # noqa: F401  here once, not in each child
+    import scipy.sparse  # noqa: F401
+
+    import minisl.kernels
+    import minisl.methods
+    import minisl.nn  # noqa: F401
+
+    main()

@@ -1,0 +1,191 @@
+"""Calls between two processes that do not trust each other: numbers, text, lists, arrays and functions cross, nothing else.
+
+A message is a JSON tree and, behind it, the arrays' bytes. Nothing is unpickled: whatever the other side sends can be wrong, but
+it cannot run. What a call writes into an array it was given is written back, as if both were one process.
+"""
+
+import builtins
+import json
+import struct
+import traceback
+
+import numpy as np
+
+LARGEST = 1 << 30  # bytes of one message
+
+
+class Gone(Exception):
+    """The other process has ended."""
+
+
+class Peer:
+    """One end. `call` asks the other end for one of its functions; while it waits, it answers calls from there."""
+
+    def __init__(self, socket):
+        self.stream = socket.makefile("rwb")
+        self.offered = []
+
+    def send(self, *message):
+        tree, arrays = pack(message, self.offered)
+        text = json.dumps(tree).encode()
+        try:
+            self.stream.write(struct.pack("<QQ", len(text), len(arrays)) + text)
+            for array in arrays:
+                self.stream.write(struct.pack("<Q", array.nbytes) + array.tobytes())
+            self.stream.flush()
+        except OSError:
+            raise Gone from None
+
+    def receive(self):
+        """The next message, as a list, and its arrays."""
+        length, count = struct.unpack("<QQ", self.read(16))
+        text = self.read(length)
+        if count > 10_000:
+            raise Gone
+        buffers = [self.read(struct.unpack("<Q", self.read(8))[0]) for _ in range(count)]
+        arrays = []
+        return unpack(json.loads(text), buffers, arrays, self), arrays
+
+    def read(self, count):
+        if count > LARGEST:
+            raise Gone
+        try:
+            data = self.stream.read(count)
+        except OSError:
+            raise Gone from None
+        if len(data) < count:
+            raise Gone
+        return data
+
+    def call(self, number, args, kwargs):
+        given = []
+        pack((args, kwargs), [], given, keep=True)
+        self.send("call", number, args, kwargs)
+        while True:
+            (kind, *rest), _ = self.receive()
+            if kind == "call":
+                self.answer(*rest)
+            elif kind == "return":
+                value, changed = rest
+                for place, array in changed:
+                    given[place][...] = array
+                return value
+            else:
+                raise error_of(*rest)
+
+    def answer(self, number, args, kwargs):
+        """Do what the other side asked for."""
+        arrays = []
+        pack((args, kwargs), [], arrays, keep=True)
+        before = [array.copy() for array in arrays]
+        try:
+            value = self.offered[number](*args, **kwargs)
+            changed = [(k, array) for k, array in enumerate(arrays) if array.tobytes() != before[k].tobytes()]
+            self.send("return", value, changed)
+        except Gone:
+            raise
+        except BaseException as error:
+            self.send("raise", *described(error))
+
+    def serve(self):
+        """Answer calls until the other side has gone."""
+        try:
+            while True:
+                (_, *rest), _ = self.receive()
+                self.answer(*rest)
+        except Gone:
+            pass
+
+
+class Remote:
+    """A function of the other process."""
+
+    def __init__(self, peer, number, name):
+        self.peer, self.number, self.__name__ = peer, number, name
+
+    def __call__(self, *args, **kwargs):
+        return self.peer.call(self.number, args, kwargs)
+
+
+def pack(value, offered, arrays=None, keep=False):
+    """A JSON tree of `value`, and its arrays in order; functions are entered in `offered`. keep: the arrays themselves.
+
+    Raises TypeError: something in it cannot cross.
+    """
+    arrays = [] if arrays is None else arrays
+
+    def tree(x):
+        if x is None or (isinstance(x, (bool, int, float, str)) and not isinstance(x, np.generic)):
+            return x
+        if isinstance(x, (np.ndarray, np.generic)):
+            array = x if keep and isinstance(x, np.ndarray) else np.asarray(x)
+            if array.dtype.kind not in "biufcUS":
+                raise TypeError(f"an array of {array.dtype}: only numbers can be passed on")
+            if isinstance(x, np.ndarray) or not keep:
+                arrays.append(array)
+            return {"array": [array.dtype.str, array.shape, isinstance(x, np.generic)]}
+        if isinstance(x, (list, tuple)):
+            return {type(x).__name__ if type(x) in (list, tuple) else "tuple": [tree(y) for y in x]}
+        if isinstance(x, dict):
+            return {"dict": [[tree(key), tree(y)] for key, y in x.items()]}
+        if isinstance(x, bytes):
+            return {"bytes": x.hex()}
+        if isinstance(x, (set, frozenset, range)):
+            return {"list": [tree(y) for y in (x if isinstance(x, range) else sorted(x))]}
+        if callable(x):
+            offered.append(x)
+            return {"function": [len(offered) - 1, getattr(x, "__name__", "function")]}
+        raise TypeError(f"a {type(x).__name__}: only numbers, text, lists, dicts, arrays and functions can be passed on")
+
+    return tree(value), arrays
+
+
+def unpack(tree, buffers, arrays, peer):
+    """The value of a JSON tree; its arrays can be written to, and are listed in `arrays`."""
+    if not isinstance(tree, dict):
+        return tree
+    (kind, content), = tree.items()
+    if kind == "array":
+        dtype, shape, scalar = content
+        dtype = np.dtype(dtype)
+        if dtype.kind not in "biufcUS":
+            raise Gone
+        array = np.frombuffer(buffers[len(arrays)], dtype).reshape(shape).copy()
+        arrays.append(array)
+        return array[()] if scalar else array
+    if kind == "dict":
+        return {unpack(key, buffers, arrays, peer): unpack(value, buffers, arrays, peer) for key, value in content}
+    if kind == "bytes":
+        return bytes.fromhex(content)
+    if kind == "function":
+        return Remote(peer, *content)
+    values = [unpack(value, buffers, arrays, peer) for value in content]
+    return tuple(values) if kind == "tuple" else values
+
+
+def described(error):
+    """An error as what can cross: its nearest built-in type, its own name, its text, where in an answer it arose."""
+    kind = next(parent.__name__ for parent in type(error).__mro__ if getattr(builtins, parent.__name__, None) is parent)
+    at = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<")]
+    if isinstance(error, SyntaxError):
+        where = f"line {error.lineno}: {(error.text or '').strip()}"
+    else:
+        where = f"line {at[-1].lineno}: {(at[-1].line or '').strip()}" if at else ""
+    return kind, type(error).__name__, str(error)[:2000], where
+
+
+class InAnswer(Exception):
+    """An answer raised an error that has no other name here."""
+
+
+def error_of(kind, name, text, where):
+    """The other side's error, to be raised here."""
+    kind = getattr(builtins, kind, None)
+    if kind in (SystemExit, KeyboardInterrupt, GeneratorExit, BaseException, Exception) or not isinstance(kind, type):
+        kind, text = InAnswer, f"{name}: {text}"
+    try:
+        error = kind(text)
+    except TypeError:  # UnicodeDecodeError and the like
+        error = InAnswer(f"{name}: {text}")
+    error.where = where
+    return error

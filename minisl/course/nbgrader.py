@@ -1,0 +1,20 @@
+"""nbgrader's autograding, with this course's grader in the place of a kernel (see notebooks/assignments/nbgrader_config.py)."""
+
+from nbformat.v4 import new_output
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+from minisl.course import grading, handout
+
+
+class Apart(NbGraderPreprocessor):
+    """Runs each task in processes of its own, and writes what the tests said into their cells, where nbgrader finds the score."""
+
+    def preprocess(self, nb, resources):
+        """The notebook, with locked cells and hidden tests restored by nbgrader, with the tests' outputs."""
+        cells = handout.cells_of(nb)
+        outcomes = {outcome.task: outcome for outcome in
+                    grading.grade(cells, cells, resources["metadata"]["path"] or ".", resources["nbgrader"]["student"])}
+        for cell in cells:
+            if cell.kind == "test" and (message := outcomes[cell.task].message):
+                nb.cells[cell.place].outputs = [new_output("error", ename="Wrong", evalue=message, traceback=message.split("\n"))]
+        return nb, resources

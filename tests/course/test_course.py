@@ -1,0 +1,74 @@
+"""The course as it is committed: its solutions have all points, its release none, and grading a student does not take long."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minisl.course import grading, handout
+
+pytest.importorskip("nbgrader", reason="needs the extra `course`")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
+NAMES = grading.assignments()
+MINUTES = 3
+
+
+def notebook(name, kind):
+    return grading.COURSE / kind / name / f"{name}.ipynb"
+
+
+@pytest.fixture(scope="module")
+def solved():
+    """Outcomes of the solutions, and the seconds it took to grade them."""
+    started = time.perf_counter()
+    outcomes = {name: grading.grade_file(notebook(name, "source")) for name in NAMES}
+    return outcomes, time.perf_counter() - started
+
+
+def test_there_are_five():
+    assert [name[:2] for name in NAMES] == ["a1", "a2", "a3", "a4", "a5"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solutions_have_all_points(name, solved):
+    assert [(outcome.task, outcome.earned, outcome.message) for outcome in solved[0][name]] == [
+        (outcome.task, outcome.points, "") for outcome in solved[0][name]]
+
+
+def test_a_student_is_graded_in_minutes(solved):
+    assert solved[1] < 60 * MINUTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_release_has_no_points_because_nothing_is_written(name):
+    outcomes = grading.grade_file(notebook(name, "release"))
+    assert outcomes
+    said = {(outcome.earned, outcome.message.split("\n")[0]) for outcome in outcomes}
+    assert said == {(0, "NotImplementedError: not written yet")}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("a5")])  # whose record is one student's
+def test_solutions_have_all_points_whatever_is_drawn(name, monkeypatch):
+    monkeypatch.setenv("MINISL_COURSE", "a secret word")
+    outcomes = grading.grade_file(notebook(name, "source"), student="Ada L. (ä)")
+    assert not [outcome for outcome in outcomes if outcome.message]
+
+
+def test_pytest_in_the_handout(tmp_path):
+    """What a student sees: a test for each task, and no traceback through the package."""
+    name = NAMES[0]
+    for kind, code in (("release", 1), ("source", 0)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for path in notebook(name, kind).parent.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, capture_output=True,
+                              text=True, env=os.environ | {"PYTHONPATH": str(Path(grading.__file__).parents[2])})
+        assert done.returncode == code, done.stdout
+        tasks = handout.tasks(handout.read(notebook(name, kind)))
+        assert f"{len(tasks)} {'failed' if code else 'passed'}" in done.stdout
+        assert "Traceback" not in done.stdout
+        assert "run_here" not in done.stdout
