@@ -41,7 +41,8 @@ RUN_BY = {  # page -> the test that runs its Python blocks
 }
 COMMANDS = ("train", "evaluate", "generate", "export", "compare", "memory", "analysis", "bench", "ladder", "doctor", "data",
             "kernels.cuda.nvrtc", "course")
-OTHERS = ("cd", "git", "sha256sum", "jupyter", "sphinx-build", "python3", "pip", "source", ".", "export", "mkdir", "cp", "nbgrader")
+OTHERS = ("cd", "git", "sha256sum", "jupyter", "sphinx-build", "python3", "pip", "source", ".", "export", "mkdir", "cp",
+          "nbgrader")
 NOT_OURS = {"--python", "--upgrade", "--force-reinstall", "--gpus", "--create", "--force", "--duedate"}  # of other programs
 
 
