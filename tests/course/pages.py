@@ -66,7 +66,7 @@ def assignments_table():
     for name in names():
         rows = tasks(name)
         lines.append(f"| [{title(name)}](../../notebooks/assignments/release/{name}/{name}.ipynb) | "
-                     f"{', '.join(row['title'] for row in rows)} | {total(rows, 'points')} | {hours(total(rows, 'minutes'))} |")
+                     f"{'; '.join(row['title'] for row in rows)} | {total(rows, 'points')} | {hours(total(rows, 'minutes'))} |")
     return "\n".join(lines)
 
 
