@@ -1,5 +1,7 @@
 """Compare an answer with the right one, and say what is wrong with it in the words of who wrote it."""
 
+import itertools
+
 import numpy as np
 
 
@@ -10,10 +12,10 @@ class Wrong(AssertionError):
 def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     """Raise Wrong unless `got` is `want`: shape, kind of number, and every value within rtol |want| + atol.
 
-    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"
+    what   the answer's name for its author, such as "dx" or "loss (B = 2, T = 5)"; of a tuple also "(dx, dW) of linear"
     want   array, number, or a tuple, list or dict of these
     atol   by default rtol times the largest |want|
-    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named
+    wrong  {"alpha / r is missing": array, ...}: known mistakes; one that gives `got` is named. For a tuple: {place: such a dict}
 
     What is looked for is what people do: nothing returned, wrong shape (transposed, an axis kept or lost), wrong kind of number,
     NaN, all zero, the sign, a factor, entries in another order, a row or column that is off by a constant, one wrong entry.
@@ -84,12 +86,34 @@ def check_dict(what, got, want, rtol, atol, wrong):
 
 
 def check_sequence(what, got, want, rtol, atol, wrong):
+    names, short = names_of_parts(what, len(want)), names_of_parts(what.partition(")")[0] + ")", len(want))
     say(got is not None, f"{what} is None: does the function return it?")
     kind = "an array" if isinstance(got, np.ndarray) else article(type(got).__name__)
     say(isinstance(got, (tuple, list)), f"{what} is {kind}, should be a {type(want).__name__} of {len(want)}")
     say(len(got) == len(want), f"{what} has {len(got)} parts, should have {len(want)}")
-    for k, (mine, right) in enumerate(zip(got, want)):
-        check(f"{what}[{k}]", mine, right, rtol, atol, (wrong or {}).get(k))
+    if moved := permuted(got, want):
+        raise Wrong(f"{what}: {' and '.join(short[k] for k in moved)} are exchanged")
+    for k, (name, mine, right) in enumerate(zip(names, got, want)):
+        check(name, mine, right, rtol, atol, (wrong or {}).get(k))
+
+
+def permuted(got, want):
+    """The places of arrays that are right but in another order, [] where there are none. For a few arrays."""
+    def same(order):
+        return all(np.shape(got[k]) == right.shape and np.allclose(got[k], right, rtol=1e-6) for k, right in zip(order, want))
+
+    if len(want) > 4 or not all(isinstance(part, np.ndarray) and part.dtype.kind in "biuf" for part in (*got, *want)):
+        return []
+    orders = list(itertools.permutations(range(len(want))))
+    right = next(filter(same, orders), orders[0])
+    return [k for k, place in enumerate(right) if place != k]
+
+
+def names_of_parts(what, count):
+    """"(dx, dy) of f" is "dx of f" and "dy of f"; "pair" is "pair[0]" and "pair[1]"."""
+    names = what[1:].split(")")[0].split(", ") if what.startswith("(") else []
+    rest = what.partition(")")[2]
+    return [name + rest for name in names] if len(names) == count else [f"{what}[{k}]" for k in range(count)]
 
 
 def article(kind):
@@ -101,18 +125,25 @@ def shape_of(what, got, want):
     text = f"{what} has shape {got.shape}, should have {want.shape}"
     if got.shape == want.shape[::-1]:
         return text + ": transposed?"
-    if got.shape and got.ndim == want.ndim - 1 and got.size == want.size:
-        return text + ": an axis of length 1 was dropped (keepdims?)"
-    if got.ndim == want.ndim + 1 and got.size == want.size:
-        return text + ": an axis of length 1 too many (keepdims?)"
+    if got.size == want.size and [n for n in got.shape if n != 1] == [n for n in want.shape if n != 1]:
+        if got.shape and got.ndim == want.ndim - 1:
+            return text + ": an axis of length 1 was dropped (keepdims?)"
+        if got.ndim == want.ndim + 1:
+            return text + ": an axis of length 1 too many (keepdims?)"
+    elif got.size == want.size and got.ndim != want.ndim:
+        return text + ": as many numbers, in other axes (reshape? stacked, not concatenated?)"
     if got.ndim == 0:
         return text + ": summed over every axis?"
     if got.ndim < want.ndim:
-        return text + f": {want.ndim - got.ndim} axis fewer (summed over one too many?)"
+        return text + f": {axes(want.ndim - got.ndim)} fewer (summed over one too many?)"
     if got.ndim > want.ndim:
-        return text + f": {got.ndim - want.ndim} axis more (a sum over it is missing?)"
-    axes = [axis for axis in range(want.ndim) if got.shape[axis] != want.shape[axis]]
-    return text + f": look at axis {', '.join(map(str, axes))}"
+        return text + f": {axes(got.ndim - want.ndim)} more (a sum over it is missing?)"
+    differ = [axis for axis in range(want.ndim) if got.shape[axis] != want.shape[axis]]
+    return text + f": look at axis {', '.join(map(str, differ))}"
+
+
+def axes(count):
+    return f"{count} {'axis' if count == 1 else 'axes'}"
 
 
 def largest(x):
@@ -189,6 +220,6 @@ def places(bad, got=None, want=None):
         others = tuple(k for k in range(bad.ndim) if k != axis)
         along = bad.any(others)
         if others and not along.all() and np.array_equal(bad, np.broadcast_to(np.expand_dims(along, others), bad.shape)):
-            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * (along.sum() > 6)
+            which = ", ".join(map(str, np.flatnonzero(along)[:6])) + ", ..." * int(along.sum() > 6)
             return f"wherever the index of axis {axis} is {which}; first at {list(first)}{values}"
     return f"at {list(first)}{values}" + f" and {count - 1} more of {bad.size} places" * (count > 1)
