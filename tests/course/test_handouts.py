@@ -96,7 +96,8 @@ def test_every_task_has_its_heading_and_they_are_counted(name):
 
 @each_task
 def test_a_task_says_what_is_needed(name, block):
-    words, kinds = block[0]["source"], [kind(cell) for cell in block if kind(cell) not in ("text", "given")]
+    words = "\n\n".join(cell["source"] for cell in block if kind(cell) == "text")
+    kinds = [kind(cell) for cell in block if kind(cell) not in ("text", "given")]
     points = int(HEADING.match(words)[2])
     assert sum(about(cell).get("points", 0) for cell in block) == points
     assert HEADING.match(words)[3], "minutes"
@@ -108,7 +109,7 @@ def test_a_task_says_what_is_needed(name, block):
     for part in ("**Given", "**Write", "**Tested"):
         assert words.count(part) == 1, part
     assert len(HINT.findall(words)) == words.count("<details>") == 1
-    assert 3 <= len(lines_to_write(answer)) <= 25
+    assert len(lines_to_write(answer)) <= int(re.search(r"\b\d+ (?:to|or) (\d+) lines", words)[1]) <= 25
     functions = handout.defines(answer["source"])
     assert about(answer)["grade_id"] in functions
     for function in functions:
@@ -124,7 +125,8 @@ def half_of(cell, text):
 
 @each_task
 def test_a_hint_is_not_the_solution(name, block):
-    assert not any(half_of(cell, hint) for hint in HINT.findall(block[0]["source"]) for cell in answers(block))
+    hints = [hint for cell in block for hint in HINT.findall(cell["source"])]
+    assert not any(half_of(cell, hint) for hint in hints for cell in answers(block))
 
 
 @named
