@@ -11,7 +11,7 @@ FLOORS = [  # from the ground up: what it is for, and the files and folders of m
     ("models and updates", "nn optim"),
     ("one file a paper", "methods"),
     ("commands, and what they share", "train evaluate generate export compare memory analysis bench ladder doctor config "
-     "runs checkpoint callbacks metrics summary sliders swap hf"),
+     "runs checkpoint callbacks metrics summary sliders swap hf course"),
 ]
 STEP = [("text", "data"), ("tokens", "data"), ("batch", "data"), ("logits", "nn"),
         ("loss", "autograd"), ("gradients", "autograd"), ("update", "optim"), ("checkpoint", "checkpoint")]

@@ -1,4 +1,4 @@
-"""What pages say about the repository: notebooks copied among the pages, and links to files that become links within the site.
+"""What pages say about the repository: notebooks copied among the pages, handouts too, and links to files that become the site's.
 
 In the repository a page links to `../minisl/methods/sltrain.py` and a notebook to `../docs/faq.md`, so that both work where files
 are read. Here code leads to its place in the reference, a notebook and a page to each other, and any other file is named.
@@ -15,10 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[((?:[^\]\n]|\n(?!\n))+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2.*?$)", re.M | re.S)
+WALKTHROUGH = re.compile(r"(?<!\[)`(\d\d_\w+)`")  # how handouts name one: they are read without the repository beside them
 HEAD = """# Notebooks
 
 Shown here as they ran. To run them yourself: `pip install -e '.[notebooks]'` in a clone, then `jupyter lab notebooks`. Each takes
 at most three minutes on two cores without a GPU, and ends with exercises whose answers are a click away."""
+HANDOUTS = """# Handouts
+
+What students get, to be read here. The notebooks themselves are in `notebooks/assignments/release`; how to begin:
+[The course](../../course/index.md)."""
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -38,11 +43,11 @@ def relink(match, folder):
     if re.match(r"[a-z]+:", target):
         return match[0]
     path = os.path.normpath(os.path.join(folder, target))
-    at = "docs/notebooks" if folder == "notebooks" else folder
+    at = "docs/" + folder if folder.startswith("notebooks") else folder
     if path in PAGES:
         return f"[{words}]({os.path.relpath('docs/' + PAGES[path], at)})"
-    if path.startswith("notebooks/"):
-        return f"[{words}]({os.path.relpath('docs/' + path, at)}{anchor})"
+    if path.endswith(".ipynb") and (shown := re.fullmatch(r"(notebooks/)(?:(assignments/)release/\w+/)?(\w+\.ipynb)", path)):
+        return f"[{words}]({os.path.relpath('docs/' + ''.join(filter(None, shown.groups())), at)}{anchor})"
     if path.startswith("docs/"):
         return f"[{words}]({os.path.relpath(path, at)}{anchor})"
     if (ROOT / path).exists() and (module := module_of(path)):
@@ -59,29 +64,36 @@ def module_of(path):
 
 
 def copy_notebooks(app):
-    """notebooks/*.ipynb to docs/notebooks, their links changed; what is no longer there goes."""
-    there = DOCS / "notebooks"
-    there.mkdir(exist_ok=True)
-    wanted = {path.name: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
+    """The walkthroughs to docs/notebooks, what students get of the assignments to docs/notebooks/assignments."""
+    walkthroughs = copy(sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), "notebooks")
+    write_index("notebooks", HEAD, {f"{name[:2]} {title}": name for name, title in walkthroughs.items()})
+    handouts = copy(sorted((ROOT / "notebooks" / "assignments" / "release").glob("*/*.ipynb")), "notebooks/assignments")
+    write_index("notebooks/assignments", HANDOUTS, {title: name for name, title in handouts.items()})
+
+
+def copy(paths, folder):
+    """Notebooks into a folder of docs, their links changed; what is no longer there goes. Returns {file name: title}."""
+    there, titles = DOCS / folder, {}
+    linked = rf"[\g<0>]({os.path.relpath('notebooks', folder)}/\1.ipynb)"
+    there.mkdir(parents=True, exist_ok=True)
     for old in there.glob("*.ipynb"):
-        if old.name not in wanted:
+        if old.name not in {path.name for path in paths}:
             old.unlink()
-    titles = {}
-    for name, path in wanted.items():
+    for path in paths:
         notebook = json.loads(path.read_text("utf-8"))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                cell["source"] = relinked("".join(cell["source"]), "notebooks")
-        titles[name] = f"{name[:2]} " + re.match(r"# (.*)", notebook["cells"][0]["source"])[1].replace("`", "")
-        write_changed(there / name, json.dumps(notebook, ensure_ascii=False))
-    write_index(there, titles)
+                cell["source"] = relinked(WALKTHROUGH.sub(linked, "".join(cell["source"])), folder)
+        titles[path.name] = re.match(r"# (.*)", notebook["cells"][0]["source"])[1].replace("`", "")
+        write_changed(there / path.name, json.dumps(notebook, ensure_ascii=False))
+    return titles
 
 
-def write_index(there, titles):
-    """The page that lists the notebooks."""
-    listed = "\n".join(f"- [{title}]({name})" for name, title in titles.items())
-    write_changed(there / "index.md", f"{HEAD}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n"
-                  + "\n".join(f"{title} <{name}>" for name, title in titles.items()) + "\n```\n")
+def write_index(folder, head, titles):
+    """The page that lists notebooks."""
+    listed = "\n".join(f"- [{title}]({name})" for title, name in titles.items())
+    write_changed(DOCS / folder / "index.md", f"{head}\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n"
+                  + "\n".join(f"{title} <{name}>" for title, name in titles.items()) + "\n```\n")
 
 
 def write_changed(path, text):

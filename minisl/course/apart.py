@@ -205,6 +205,7 @@ class TooLong(BaseException):
 
 
 def too_long(*_):
+    """The alarm that ends tests that have run too long."""
     raise TooLong
 
 

@@ -68,15 +68,18 @@ def unchanged(what, now, before):
 
 
 def say(fine, message):
+    """Raise Wrong with a message, a text or a function that makes it, unless all is fine."""
     if not fine:
         raise Wrong(message() if callable(message) else message)
 
 
 def name_of(function):
+    """What a function is called by its author."""
     return getattr(function, "__name__", "the function")
 
 
 def check_dict(what, got, want, rtol, atol, wrong):
+    """`check` for a dict: its keys, then each value."""
     keys = ", ".join(map(repr, want))
     say(isinstance(got, dict), f"{what} is {article(type(got).__name__)}, should be a dict with the keys {keys}")
     say(not want.keys() - got.keys(), lambda: f"{what} has no {', '.join(repr(key) for key in want if key not in got)}")
@@ -86,6 +89,7 @@ def check_dict(what, got, want, rtol, atol, wrong):
 
 
 def check_sequence(what, got, want, rtol, atol, wrong):
+    """`check` for a tuple or list: its length, then each part."""
     names, short = names_of_parts(what, len(want)), names_of_parts(what.partition(")")[0] + ")", len(want))
     say(got is not None, f"{what} is None: does the function return it?")
     kind = "an array" if isinstance(got, np.ndarray) else article(type(got).__name__)
@@ -117,11 +121,13 @@ def names_of_parts(what, count):
 
 
 def article(kind):
+    """A kind of thing in words: "an int64", "a tuple"."""
     kind = {"object": "an array of Python objects", "NoneType": "None"}.get(str(kind), str(kind))
     return kind if kind.startswith(("an ", "None")) else f"{'an' if kind[0] in 'aeio' else 'a'} {kind}"
 
 
 def shape_of(what, got, want):
+    """That the shape is wrong, and how: transposed, an axis too few or too many, which axis."""
     text = f"{what} has shape {got.shape}, should have {want.shape}"
     if got.shape == want.shape[::-1]:
         return text + ": transposed?"
@@ -143,14 +149,17 @@ def shape_of(what, got, want):
 
 
 def axes(count):
+    """So many axes in words."""
     return f"{count} {'axis' if count == 1 else 'axes'}"
 
 
 def largest(x):
+    """The largest absolute value that is a number."""
     return float(np.abs(x[np.isfinite(x)]).max(initial=0))
 
 
 def close(a, b, rtol, atol):
+    """Whether all values agree; NaN agrees with NaN."""
     return np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
 
 

@@ -44,6 +44,7 @@ def cells_of(notebook):
 
 
 def cell_of(place, cell):
+    """A code cell of a parsed notebook as a Cell."""
     about = cell["metadata"].get("nbgrader", {})
     name = about.get("grade_id", "")
     if about.get("grade") and not about.get("solution"):

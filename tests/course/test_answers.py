@@ -1,16 +1,19 @@
 """The course's tests accept what is right, however it is written, and name what is wrong."""
 
 import importlib.util
+import re
 import sys
 import textwrap
+import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from minisl.course import handout
+
 for package in ("jupytext", "nbformat"):
     pytest.importorskip(package, reason="needs the extra `course`")
-
-from minisl.course import handout  # noqa: E402
 
 HERE = Path(__file__).parent
 COURSE = HERE.parents[1] / "notebooks" / "assignments"
@@ -24,6 +27,7 @@ def load(path, name):
 
 
 build = load(COURSE / "build.py", "course_build")
+pages = load(HERE / "pages.py", "course_pages")
 ANSWERS = {path.stem: load(path, f"course_{path.stem}") for path in sorted((HERE / "answers").glob("a*.py"))}
 TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(handout.cells_of(build.read(name)))]
 MISTAKES = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for row in rows]
@@ -45,10 +49,18 @@ def with_text(name, task, old, new):
 def message(cells, task):
     """What the tests say, or None where they pass."""
     try:
-        handout.run_here(cells, task)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as where students and graders run them
+            handout.run_here(cells, task)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+@cache
+def said(name, task, old, new):
+    """What the tests say to a mistake; docs/course/mistakes.md shows it too."""
+    return message(with_text(name, task, old, new), task)
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
@@ -64,11 +76,28 @@ def test_there_are_enough(name, task):
 
 @pytest.mark.parametrize(("name", "task", "what", "old", "new", "says"), MISTAKES, ids=[f"{m[1]}-{m[2]}" for m in MISTAKES])
 def test_a_mistake_is_named(name, task, what, old, new, says):
-    said = message(with_text(name, task, old, new), task)
-    assert said is not None, "accepted"
-    assert says in said
+    text = said(name, task, old, new)
+    assert text is not None, "accepted"
+    assert says in text
 
 
 @pytest.mark.parametrize(("name", "task", "what", "new"), OTHERS, ids=[f"{m[1]}-{m[2]}" for m in OTHERS])
 def test_another_way_passes(name, task, what, new):
     handout.run_here(with_text(name, task, None, new), task)
+
+
+# What docs/course says of it
+
+@pytest.mark.parametrize("page", ["index.md", "instructor.md"])
+def test_the_tables_of_tasks_are_those_of_the_notebooks(page):
+    assert (pages.PAGES / page).read_text("utf-8") == pages.pages()[page], "run `python tests/course/pages.py`"
+
+
+def without_numbers(text):
+    """Numbers depend on the machine, and what Python says of an error on its version."""
+    return re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "#", re.sub(r"(\w+(Error|Exception)): .* \|$", r"\1 |", text, flags=re.M))
+
+
+def test_the_page_of_mistakes_says_what_the_tests_say():
+    page = (pages.PAGES / "mistakes.md").read_text("utf-8")
+    assert without_numbers(page) == without_numbers(pages.mistakes(ANSWERS, said)), "run `python tests/course/pages.py`"
