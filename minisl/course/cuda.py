@@ -39,6 +39,13 @@ OUTSIDE = re.compile(r"#\s*include\w*|#\s*line|#\s*pragma\s+(?!unroll)\w+|\b_Pra
                      r"\b(?:free|malloc|calloc|abort)\b|\b_?(?:set|long)jmp\b|\b\w+context\b")
 
 
+ADVICE = {
+    emulator.Race: "\nThe two may happen at the same time: a __syncthreads() between them is missing (in a block), or an atomic.",
+    emulator.Uninitialised: "\nNothing is there yet: is a __syncthreads() missing, or writes a thread no 0?",
+    emulator.BarrierDivergence: "\nEvery thread of a block must come to each __syncthreads(), not only those in an `if`.",
+}
+
+
 class Counts(NamedTuple):
     """What a launch did with global memory.
 
@@ -57,7 +64,8 @@ class Counts(NamedTuple):
 
 
 def run(source, kernel, grid, block, args, orders=(0, 1, 2), seconds=3):
-    """Compile the text and launch `kernel` on args (arrays and numbers). Arrays that are not const change in place; returns Counts.
+    """Compile the text and launch `kernel` on args (arrays and numbers). Returns Counts; arrays that are not
+    const change in place.
 
     orders   of threads and blocks (see `emulator.order`); each launch begins with the arguments as given
     seconds  of computing, for all launches together
@@ -82,16 +90,16 @@ def at_most(limit, counts, uses, of):
     """Raise Wrong if a launch moved more than `limit` sectors for each of its `uses`; of: what a use is, in words."""
     moved = counts.sectors / uses
     parts = ", ".join(f"{name} {sectors / uses:.2g}" for name, sectors in sorted(counts.of.items(), key=lambda item: -item[1]))
-    say(moved <= limit, f"{moved:.3g} sectors move {of}, should be at most {limit} ({parts}): which lanes of a warp read neighbours?")
+    say(moved <= limit, f"too many sectors: {moved:.3g} {of}, should be at most {limit} ({parts}): "
+                        "do the lanes of a warp read neighbours, and does each word come once?")
 
 
 def ready():
-    """Is there what the emulator needs? If not, say in a line how to get it."""
+    """Say in a line what the emulator lacks here, and how to get it; nothing if it lacks nothing."""
     try:
-        return bool(emulator.compiler())
+        emulator.compiler()
     except InputError as error:
         print(error)
-        return False
 
 
 def on_gpu(source, kernel, grid, block, args):
@@ -130,7 +138,7 @@ def check_text(source, kernel):
         raise Wrong(str(error)) from None
     has = f"; it has {', '.join(found)}" if found else ""
     say(kernel in found, f"the text has no kernel `__global__ void {kernel}(...)`{has}")
-    say(re.search(r'extern\s*"C"', text), f'`extern "C"` is missing before `__global__ void {kernel}`: C++ would give it another name')
+    say(re.search(r'extern\s*"C"', text), f'extern "C" is missing before `__global__ void {kernel}`: C++ gives it another name')
     outside = OUTSIDE.search(text)
     say(outside is None, lambda: f"the kernel's text has `{outside[0]}`, which is not allowed here")
 
@@ -145,6 +153,7 @@ def ask(kernel, header, data, seconds):
     """(the answer, the arrays' bytes) of another process."""
     home, most = str(Path(__file__).parents[2]), COMPILE_SECONDS + 2 * seconds
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    environment["LC_ALL"] = "C"  # the compiler's messages in English
     environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen([sys.executable, "-P", "-m", "minisl.course.cuda"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, start_new_session=True, env=environment)
@@ -177,7 +186,7 @@ def main():
         counts, data = launch(asked, data)
         answer = {"counts": counts}
     except emulator.KernelFault as fault:
-        answer, data = {"wrong": f"{type(fault).__name__}: {fault}"}, b""
+        answer, data = {"wrong": f"{type(fault).__name__}: {fault}{ADVICE.get(type(fault), '')}"}, b""
     except (Wrong, TypeError, ValueError) as error:
         answer, data = {"wrong": str(error)}, b""
     except emulator.CompileError as error:
@@ -242,6 +251,8 @@ def counted(launch):
 
 def with_line(error, source):
     """A compiler's error, and the line that it is about."""
+    if "cuda_on_cpu.h" in error:  # an atomic or a shuffle, which is a macro there
+        return re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error.partition("error: ")[2])
     number, lines = re.search(r":(\d+):", error), source.splitlines()
     return error + (f"\n    {lines[int(number[1]) - 1].strip()}" if number and 0 < int(number[1]) <= len(lines) else "")
 
