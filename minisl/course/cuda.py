@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minisl.backend import cuda_status
-from minisl.course.check import Wrong, say
+from minisl.course.check import Wrong, article, say
 from minisl.errors import InputError
 from minisl.kernels.cuda import emulator, signature
 
@@ -41,7 +41,7 @@ OUTSIDE = re.compile(r"#\s*include\w*|#\s*line|#\s*pragma\s+(?!unroll)\w+|\b_Pra
 
 ADVICE = {
     emulator.Race: "\nThe two may happen at the same time: a __syncthreads() between them is missing (in a block), or an atomic.",
-    emulator.Uninitialised: "\nNothing is there yet: is a __syncthreads() missing, or writes a thread no 0?",
+    emulator.Uninitialised: "\nNothing is there yet: is a __syncthreads() missing, or does a thread leave its place unwritten?",
     emulator.BarrierDivergence: "\nEvery thread of a block must come to each __syncthreads(), not only those in an `if`.",
 }
 
@@ -129,7 +129,7 @@ def on_gpu(source, kernel, grid, block, args):
 def check_text(source, kernel):
     """Raise Wrong for what is no kernel's text, or reaches for what no kernel needs."""
     say(source is not None, "the kernel's text is None: does the function return it?")
-    say(isinstance(source, str), f"the kernel's text is a {type(source).__name__}, should be a str")
+    say(isinstance(source, str), f"the kernel's text is {article(type(source).__name__)}, should be a str")
     say(source.isascii(), "the kernel's text has letters that CUDA C++ does not know (outside of ASCII)")
     text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", source.replace("\\\n", ""), flags=re.S)
     try:
@@ -182,6 +182,7 @@ def ask(kernel, header, data, seconds):
 def main():
     header, _, data = sys.stdin.buffer.read().partition(b"\n")
     asked = json.loads(header)
+    limit(asked["seconds"])
     try:
         counts, data = launch(asked, data)
         answer = {"counts": counts}
@@ -196,7 +197,6 @@ def main():
 
 def launch(asked, data):
     """(what Counts is made of, the arrays' bytes after the last launch)"""
-    limit(asked["seconds"])
     kernel, counts = compiled(asked["source"], f"{asked['kernel']}.cu").get_function(asked["kernel"]), None
     for order in asked["orders"]:
         args = arguments(asked["args"], data)
@@ -222,8 +222,10 @@ def limit(seconds):
     """From now on this process ends after so many seconds of computing, and has no more than 8 GB."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for what, most in ((resource.RLIMIT_AS, 8 << 30), (resource.RLIMIT_CORE, 0)):
+        allowed = resource.getrlimit(what)[1]
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(what, (most, most))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 

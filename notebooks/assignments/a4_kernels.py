@@ -9,8 +9,7 @@
 # and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. `pytest` in this folder
 # checks them all. Your tests are a part of the grader's; there are more cases there, none of them a trick.
 #
-# Write every kernel yourself: do not call `minisl.kernels`, and do not copy its `.cu` files. They solve other signatures
-# anyway.
+# Write every kernel yourself: do not call `minisl.kernels`, and do not copy its `.cu` files, which are made for other launches.
 #
 # About three and a half hours. Read first: notebook `05_kernels`; for CUDA, the page `docs/cuda.md`.
 
@@ -98,8 +97,8 @@ def fast_enough(what, call, products):
 # | `values`, `columns` | `(N,)` | `starts` | `(out + 1,)`|
 # | `spmm` returns | `(n, out)` | `spmm_transposed` returns | `(n, width)` |
 #
-# Results are new arrays of `x`'s (`g`'s) type. Loops are fine: Numba compiles them. SciPy is not allowed.
-# `@njit(parallel=True)` is allowed, but ask which two threads could meet; without it the tests pass as well. No `cache=True`.
+# Results are new arrays of `x`'s (`g`'s) type. Loops are fine: Numba compiles them. Do not use SciPy. `@njit(parallel=True)` is
+# allowed, but ask which two threads could meet; without it the tests pass as well. No `cache=True`.
 #
 # **Tested:** a small case; random $S$ with empty and full rows, one token and many; float64 and float32; arguments not changed;
 # both compiled, that is, at least 5 times as fast as a loop in Python.
@@ -271,8 +270,8 @@ for n, out, width in ((2, 33, 4), (int(rng.integers(10, 20)), 5, 31)):
 # The name, the parameters and their order are given in each task, and so is the launch: how many threads in a block, how many
 # blocks. Each task has a function `run_...` that launches a text on arrays; call it in cells of your own to try things out.
 # What it raises names line, block and thread: `OutOfBounds`, `Race`, `BarrierDivergence`, `Uninitialised`, or what the compiler
-# says. A kernel that has not ended after 3 seconds is stopped. Each launch runs three times: threads forward, backward and in
-# random order.
+# says. Lines count from the opening quotes, whose own is line 1. A kernel that has not ended after 3 seconds is stopped. Each
+# launch runs three times: threads forward, backward and in random order.
 #
 # Arrays are float32 and int32, row-major: element `[t, j]` of an array `(n, width)` is `x[t * width + j]`. No `#include`, no
 # `printf`, no C library but mathematics.
@@ -562,8 +561,8 @@ for n in (1, 65):
 # The 4 warps share out the tokens (any way you like), and their 4 sums per entry become one.
 #
 # **Tested:** numbers of entries and tokens that fit and that do not; three orders of threads, no fault. And for `out` and
-# `width` of about 50, 375 entries and $n = 32$ tokens: no thread makes more than 48 accesses to global memory, and a third of
-# task 5's sectors do,
+# `width` of about 50, 375 entries and $n = 32$ tokens: no thread makes more than 48 accesses to global memory, and the launch
+# moves at most a third of task 5's sectors:
 #
 # $$\text{sectors moved, of all arrays} \;\le\; 0.67 \cdot \text{entries} \cdot n .$$
 #
