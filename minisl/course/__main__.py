@@ -16,7 +16,7 @@ from minisl.files import write_text
 
 def main(argv):
     parser = Parser(prog="python -m minisl.course", description="Check your own answers, or grade those that were handed in.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{check,grade}")
     check = commands.add_parser("check", help="run a notebook's own tests on its answers; exit code 1 where some are wrong")
     check.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="such as a1_engine.ipynb")
     give = commands.add_parser("grade", help="run the course's tests, hidden ones included, on what was handed in")
@@ -29,18 +29,19 @@ def main(argv):
     if args.command == "grade" and args.to:
         write_text(args.to, json.dumps(grading.gradescope(graded), indent=1) + "\n")
     outcomes = [outcome for part in graded.values() for outcome in part]
-    print(f"{sum(o.earned for o in outcomes):g} of {sum(o.points for o in outcomes):g} points")
+    if len(graded) > 1:
+        print(f"all: {points(outcomes)}")
     return 0 if args.command == "grade" or all(o.earned == o.points for o in outcomes) else 1
 
 
 def checked(notebooks):
     """Outcomes by notebook, each under its own visible tests; printed as they come."""
-    graded = {}
-    for path in notebooks:
-        cells = handout.read(path)
+    read, graded = {path: handout.read(path) for path in notebooks}, {}
+    for path, cells in read.items():
         if not handout.tasks(cells):
             raise InputError(f"{path}: has no tests; give a handout, such as a1_engine.ipynb")
-        graded[path] = shown(Path(path).stem, grading.grade(cells, cells, Path(path).parent))
+    for path, cells in read.items():
+        graded[path] = shown(Path(path).stem, grading.grade(cells, None, Path(path).parent))
     return graded
 
 
@@ -68,7 +69,12 @@ def shown(name, outcomes):
         print(f"  {outcome.task:28}{outcome.earned:>4g} / {outcome.points:<4g}{outcome.seconds:6.1f} s")
         for line in outcome.message.splitlines():
             print(f"      {line}")
+    print(f"  {points(outcomes)}")
     return outcomes
+
+
+def points(outcomes):
+    return f"{sum(outcome.earned for outcome in outcomes):g} of {sum(outcome.points for outcome in outcomes):g} points"
 
 
 if __name__ == "__main__":

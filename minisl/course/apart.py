@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minisl.course import fence, handout
-from minisl.course.border import Gone, Peer, described, error_of
+from minisl.course.border import Gone, Peer, described, error_of, in_words
 
 MEMORY = 4 * fence.GIB
 
@@ -42,9 +42,11 @@ class Outcome:
 def grade(source, submitted, files, breeder):
     """Outcomes of all tasks: the answers of `submitted` under the tests of `source` (lists of handout.Cell).
 
+    submitted: None for those of `source`: a student's own notebook, where there is no reference for a task that fails
     files: None, or the folder of the submitted notebook; what else lies in it is copied to where answers and tests run.
     """
-    cells, reference = handout.with_answers(source, submitted), {cell.task: cell for cell in source if cell.kind == "answer"}
+    cells = source if submitted is None else handout.with_answers(source, submitted)
+    reference = {cell.task: cell for cell in source if cell.kind == "answer"}
     asked = set().union(*(handout.defines(cell.source) for cell in reference.values()))
     outcomes, failed = [], set()
     for name in handout.tasks(source):
@@ -56,9 +58,13 @@ def grade(source, submitted, files, breeder):
         message = judge(given, answers, test, asked, files, breeder)
         if message is not None:
             failed.add(name)
-            cells = [replace(reference[name], place=cell.place) if cell.kind == "answer" and cell.task == name else cell
-                     for cell in cells]
-            if borrowed:
+            if submitted is not None:
+                cells = [replace(reference[name], place=cell.place) if cell.kind == "answer" and cell.task == name else cell
+                         for cell in cells]
+            if borrowed and submitted is None:
+                message += (f"\n(this used your {', '.join(borrowed)}, which does not pass yet: repair that first. "
+                            "The grader tries this task again with one that works)")
+            elif borrowed:
                 message += f"\n(tried with the reference's {', '.join(borrowed)}, as yours did not pass)"
         outcomes.append(Outcome(name, test.points, 0 if message else test.points, message or "", time.perf_counter() - started))
     return outcomes
@@ -218,19 +224,6 @@ def enter(folder):
     os.environ["TMPDIR"] = os.environ["XDG_CACHE_HOME"] = tempfile.tempdir = folder
 
 
-def in_words(error):
-    """An error as a student reads it."""
-    text = str(error)
-    if isinstance(error, NotImplementedError):
-        return "NotImplementedError: not written yet"
-    if isinstance(error, AssertionError) and text:
-        words = text
-    else:
-        words = f"{type(error).__name__}: {text}"
-    where = getattr(error, "where", "")
-    return words + (f"\n({where})" if where else "")
-
-
 def main():
     orders, breeder = socket.socketpair()
     if os.fork() == 0:
@@ -239,7 +232,7 @@ def main():
         os._exit(0)
     orders.close()
     job = json.load(sys.stdin)
-    source, submitted = ([handout.Cell(**cell) for cell in job[part]] for part in ("source", "submitted"))
+    source, submitted = (part and [handout.Cell(**cell) for cell in part] for part in (job["source"], job["submitted"]))
     json.dump([asdict(outcome) for outcome in grade(source, submitted, job["files"], breeder)], sys.stdout)
 
 

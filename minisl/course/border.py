@@ -120,7 +120,7 @@ def pack(value, offered, arrays=None, keep=False):
         if isinstance(x, (np.ndarray, np.generic)):
             array = x if keep and isinstance(x, np.ndarray) else np.asarray(x)
             if array.dtype.kind not in "biufcUS":
-                raise TypeError(f"an array of {array.dtype}: only numbers can be passed on")
+                raise TypeError(f"the result is an array of {array.dtype}; it should be of numbers")
             if isinstance(x, np.ndarray) or not keep:
                 arrays.append(array)
             return {"array": [array.dtype.str, array.shape, isinstance(x, np.generic)]}
@@ -135,7 +135,8 @@ def pack(value, offered, arrays=None, keep=False):
         if callable(x):
             offered.append(x)
             return {"function": [len(offered) - 1, getattr(x, "__name__", "function")]}
-        raise TypeError(f"a {type(x).__name__}: only numbers, text, lists, dicts, arrays and functions can be passed on")
+        fix = "; list(...) makes one of it" if hasattr(x, "__iter__") else ""
+        raise TypeError(f"the result has an object of type {type(x).__name__} where a number, a list or an array should be{fix}")
 
     return tree(value), arrays
 
@@ -167,11 +168,14 @@ def described(error):
     """An error as what can cross: its nearest built-in type, its own name, its text, where in an answer it arose."""
     kind = next(parent.__name__ for parent in type(error).__mro__ if getattr(builtins, parent.__name__, None) is parent)
     at = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<")]
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, SyntaxError):
         where = f"line {error.lineno}: {(error.text or '').strip()}"
+        if (error.text or "").lstrip().startswith(("%", "!")):
+            where += "; a notebook's % and ! do not work in answers"
     else:
-        where = f"line {at[-1].lineno}: {(at[-1].line or '').strip()}" if at else ""
-    return kind, type(error).__name__, str(error)[:2000], where
+        where = f"{at[-1].name}, line {at[-1].lineno}: {(at[-1].line or '').strip()}" if at else ""
+    return kind, type(error).__name__, text[:2000], where
 
 
 class InAnswer(Exception):
@@ -190,3 +194,17 @@ def error_of(kind, name, text, where):
         error = InAnswer(f"{name}: {text}")
     error.where = where
     return error
+
+
+def in_words(error):
+    """An error as a student reads it."""
+    if isinstance(error, NotImplementedError):
+        return "NotImplementedError: not written yet"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str would quote it twice
+    if isinstance(error, RecursionError):
+        text = "it calls itself too often; a loop with a list as its stack has no such limit"
+    words = text if isinstance(error, AssertionError) and text else f"{type(error).__name__}: {text}"
+    cause = error
+    while cause is not None and not (where := getattr(cause, "where", "")):
+        cause = cause.__cause__ or cause.__context__
+    return words + (f"\n({where})" if where else "")

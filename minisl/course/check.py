@@ -8,6 +8,10 @@ import numpy as np
 class Wrong(AssertionError):
     """An answer is wrong. Its text says how."""
 
+    def _render_traceback_(self):
+        """What Jupyter shows: the words alone, not the way to them."""
+        return [f"Wrong: {self}"]
+
 
 def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     """Raise Wrong unless `got` is `want`: shape, kind of number, and every value within rtol |want| + atol.

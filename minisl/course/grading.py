@@ -18,7 +18,7 @@ QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS":
 def grade(source, submitted, files=None, student=None):
     """Outcomes of all tasks of an assignment, from a process of its own (apart.py).
 
-    source, submitted   lists of handout.Cell: the instructor's, with hidden tests, and the student's
+    source, submitted   lists of handout.Cell: the instructor's, with hidden tests, and the student's (None: there is one only)
     files               the folder the submitted notebook lies in
     student             whose numbers are drawn (by default $MINISL_STUDENT, or student.txt in `files`)
 
@@ -29,7 +29,7 @@ def grade(source, submitted, files=None, student=None):
     env = os.environ | QUIET
     if student is not None:
         env["MINISL_STUDENT"] = student
-    job = {"source": [asdict(cell) for cell in source], "submitted": [asdict(cell) for cell in submitted],
+    job = {"source": [asdict(cell) for cell in source], "submitted": submitted and [asdict(cell) for cell in submitted],
            "files": None if files is None else str(Path(files).resolve())}
     done = subprocess.run([sys.executable, "-m", "minisl.course.apart"], input=json.dumps(job), env=env,
                           capture_output=True, text=True)

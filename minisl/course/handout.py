@@ -93,14 +93,18 @@ def needed(cells, task):
     for cell in answers:
         for name in defines(cell.source):
             where.setdefault(name, []).append(cell)
-    chosen, todo = [], [cell for cell in cells if cell.task == task]
+    given = set().union(*(defines(cell.source) for cell in cells if cell.kind == "given"))
+    chosen, todo = [], []
+    for cell in cells:
+        if cell.task == task:
+            own = defines(cell.source) | given if cell.kind == "test" else set()  # what a test reads there is not the answers'
+            todo += [cell] * (cell.kind == "answer") + [other for name in uses(cell.source) - own for other in where.get(name, ())]
     while todo:
         cell = todo.pop()
-        if cell in chosen:
-            continue
-        chosen.append(cell)
-        todo += [other for name in uses(cell.source) for other in where.get(name, ())]
-    return sorted((cell for cell in chosen if cell.kind == "answer"), key=lambda cell: cell.place)
+        if cell not in chosen:
+            chosen.append(cell)
+            todo += [other for name in uses(cell.source) for other in where.get(name, ())]
+    return sorted(chosen, key=lambda cell: cell.place)
 
 
 def with_answers(source, submitted):

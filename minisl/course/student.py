@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from minisl.course import handout
+from minisl.course.border import described, in_words
 
 
 def checks_of(file, notebook):
@@ -18,8 +19,9 @@ def checks_of(file, notebook):
         message = None
         try:
             handout.run_here(cells, task)
-        except (AssertionError, NotImplementedError) as error:
-            message = str(error) or type(error).__name__
+        except Exception as error:
+            error.where = described(error)[-1]
+            message = in_words(error)
         if message is not None:
             pytest.fail(message, pytrace=False)
 

@@ -70,16 +70,21 @@ def test_students_may_have_cells_of_their_own():
     assert outcomes["double"] == (1, "")
 
 
+def test_cells_that_no_answer_uses_are_not_run():
+    """Even if they define a name that the test or a given cell has for itself."""
+    assert graded(own=["old = two = 1 / 0", "def check(*args):\n    pass"])["double"] == (1, "")
+
+
 def test_what_is_written_into_an_argument_is_seen():
     outcomes = graded({"double": "def double(x):\n    y = 2 * x\n    x[0] = 7\n    return y"})
     assert "was changed by the call" in outcomes["double"][1]
 
 
 @pytest.mark.parametrize(("answer", "says"), [
-    ("def double(x):\n    return 1 / 0", "ZeroDivisionError: division by zero\n(line 2: return 1 / 0)"),
+    ("def double(x):\n    return 1 / 0", "ZeroDivisionError: division by zero\n(double, line 2: return 1 / 0)"),
     ("def double(x) return x", "SyntaxError"), ("def double(x):\n    return undefined * x", "NameError: name 'undefined'"),
     ("def dubble(x):\n    return 2 * x", "double"), ("def double(x, y):\n    return x", "missing 1 required positional argument"),
-    ("def double(x):\n    return object()", "only numbers, text, lists"), ("def double(x):\n    return [x, 'a', 2]", "2 x is"),
+    ("def double(x):\n    return object()", "the result has an object of type object where"), ("def double(x):\n    return [x, 'a', 2]", "2 x is"),
     ("def double(x):\n    return double(x)", "RecursionError"),
     ("1 / 0\n\n\ndef double(x):\n    return 2 * x", "ZeroDivisionError"),
 ], ids=["error", "syntax", "name", "no function", "signature", "object", "list", "recursion", "cell"])
@@ -269,6 +274,12 @@ def test_grade_and_gradescope(course, capsys):
     assert [(test["name"], test["score"], test["max_score"], test["status"]) for test in results["tests"]] == [
         ("a1_sums: double", 0, 1, "failed"), ("a1_sums: quadruple", 2, 2, "passed"), ("a1_sums: norm", 3, 3, "passed")]
     assert "0.5 times" in results["tests"][0]["output"]
+
+
+def test_check_has_no_reference_and_says_so(course, capsys):
+    (course / "ada" / "a1_sums.ipynb").write_text(notebook(assignment({"double": "def double(x):\n    raise NotImplementedError()"})))
+    assert main(["check", "ada/a1_sums.ipynb"]) == 1
+    assert "this used your double, which does not pass yet: repair that first" in capsys.readouterr().out
 
 
 def test_check_is_for_students(course, capsys):
