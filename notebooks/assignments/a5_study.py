@@ -316,7 +316,7 @@ def check_run(question, name, seed, steps):
     say("losses" in got and "val_loss" in got, f"{what} has no 'losses' or no 'val_loss'")
     say(isinstance(got["losses"], list), f"{what}'s losses are no list; there should be one number for each update")
     for other in (seed + 1, 42, 0):
-        say(got["losses"][:2] != trained(settings, other, steps).losses.tolist()[:2] or other == seed,
+        say(other == seed or got["losses"][:1] != trained(settings, other, 1).losses.tolist(),
             f"{what} has the losses of seed {other}")
     check(f"{what}['losses']", np.array(got["losses"]), job.losses, rtol=1e-6)
     check(f"{what}['val_loss']", got["val_loss"], job.val_loss, rtol=1e-6, wrong={
@@ -480,8 +480,8 @@ check_summary(3, int(rng.integers(5, 8)), 2)
 #
 # **Tested:** whether the record can be believed. All arms, with your five seeds each, none left out, swapped or run twice;
 # settings, updates, tokens and parameters as planned; every run its own losses, and a `val_loss` that goes with them; the summary
-# that follows from them; nothing changed by hand. And runs drawn by lot are **run again**: their first twenty losses must agree
-# to 0.1 %, the others to 1 % (GaLore 8 %), which leaves room for another computer.
+# that follows from them; nothing changed by hand. And one run of each arm, drawn by lot, is **run again** (the grader takes
+# one more): the first twenty losses must agree to 0.1 %, the others to 1 % (GaLore 8 %), which leaves room for another computer.
 #
 # <details><summary>Hint</summary>
 #
@@ -517,7 +517,8 @@ def save_study(question, run, summary, path="study.json"):
 
 def write_study(path, study):
     text = json.dumps(study, indent=1)
-    path.write_text(text, "utf-8")
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
 
 # %% task="load_study"
 def load_study():
@@ -599,10 +600,11 @@ def run_again(one):
 
 
 rng = draw("load_study")
-run_again(study["runs"][rng.integers(len(study["runs"]))])
+for name in plan:
+    of_arm = [one for one in study["runs"] if one["arm"] == name]
+    run_again(of_arm[rng.integers(RUNS)])
 ### BEGIN HIDDEN TESTS
-for index in rng.choice(len(study["runs"]), 2, replace=False):
-    run_again(study["runs"][index])
+run_again(study["runs"][rng.integers(len(study["runs"]))])
 
 
 def losses_of(arm):

@@ -46,7 +46,7 @@ MISTAKES = {
         ("None for a small budget", 'raise ValueError(f"no rank of {method} fits {budget} {unit}")', "return None",
          "accepts a budget that not even rank 1 fits"),
         ("delta forgotten", "model_and_method(method, rank, delta, shape)", "model_and_method(method, rank, 0.1, shape)",
-         "sltrain with delta 0.4"),
+         "sltrain with delta 0.2"),
         ("the course's shape", "model_and_method(method, rank, delta, shape)", "model_and_method(method, rank, delta, SHAPE)",
          "3 blocks of hidden size 24"),
         ("nothing returned", "return fitting[-1]", "fitting[-1]", "is None"),
