@@ -72,8 +72,8 @@ print("".join(LETTERS[i - 1] for i in TEXT.train[:200]))
 # **The arms** of each question. All runs of a question have the same text, updates, batches and schedule; an arm is what differs.
 # The first arm is the one that the others are compared with. $\alpha = r$ everywhere, so the scale is 1. The learning rates were
 # looked for with seed 42: 0.01 is the best of 0.005, 0.01, 0.02 for SLTrain (tried with a random support, and with $\delta$ of
-# 0.05 and 0.2), 0.08 the best of 0.02, 0.04, 0.08, 0.16 for GaLore. Without $S$ (`"delta 0"`) 0.005 was better than 0.01, by 0.014
-# nats.
+# 0.05 and 0.2), 0.08 the best of 0.02, 0.04, 0.08, 0.16 for GaLore. Without $S$ (`"delta 0"`) 0.005 was better than 0.01, by
+# 0.014 nats.
 
 # %%
 SHAPE = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 1,
