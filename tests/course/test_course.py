@@ -1,6 +1,7 @@
 """The course as it is committed: its solutions have all points, its release none, and grading a student does not take long."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from minisl.course import grading, handout
 pytest.importorskip("nbgrader", reason="needs the extra `course`")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
 NAMES = grading.assignments()
+ANSWERS = Path(__file__).parent / "answers"
 MINUTES = 3
 
 
@@ -20,11 +22,20 @@ def notebook(name, kind):
     return grading.COURSE / kind / name / f"{name}.ipynb"
 
 
+def grade(name, kind, folder, student=""):
+    """Outcomes of the solutions or of the release, handed in with the files that belong to them."""
+    there = folder / kind / name
+    shutil.copytree(notebook(name, kind).parent, there)
+    if kind == "source" and (beside := ANSWERS / name).is_dir():
+        shutil.copytree(beside, there, dirs_exist_ok=True)
+    return grading.grade_file(there / f"{name}.ipynb", student=student)
+
+
 @pytest.fixture(scope="module")
-def solved():
+def solved(tmp_path_factory):
     """Outcomes of the solutions, and the seconds it took to grade them."""
     started = time.perf_counter()
-    outcomes = {name: grading.grade_file(notebook(name, "source")) for name in NAMES}
+    outcomes = {name: grade(name, "source", tmp_path_factory.mktemp("course")) for name in NAMES}
     return outcomes, time.perf_counter() - started
 
 
@@ -43,17 +54,17 @@ def test_a_student_is_graded_in_minutes(solved):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_release_has_no_points_because_nothing_is_written(name):
-    outcomes = grading.grade_file(notebook(name, "release"))
+def test_the_release_has_no_points_because_nothing_is_written(name, tmp_path):
+    outcomes = grade(name, "release", tmp_path)
     assert outcomes
     said = {(outcome.earned, outcome.message.split("\n")[0]) for outcome in outcomes}
     assert said == {(0, "NotImplementedError: not written yet")}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("a5")])  # whose record is one student's
-def test_solutions_have_all_points_whatever_is_drawn(name, monkeypatch):
+def test_solutions_have_all_points_whatever_is_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MINISL_COURSE", "a secret word")
-    outcomes = grading.grade_file(notebook(name, "source"), student="Ada L. (ä)")
+    outcomes = grade(name, "source", tmp_path, "Ada L. (ä)")
     assert not [outcome for outcome in outcomes if outcome.message]
 
 

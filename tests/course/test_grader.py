@@ -277,7 +277,8 @@ def test_grade_and_gradescope(course, capsys):
 
 
 def test_check_has_no_reference_and_says_so(course, capsys):
-    (course / "ada" / "a1_sums.ipynb").write_text(notebook(assignment({"double": "def double(x):\n    raise NotImplementedError()"})))
+    unwritten = assignment({"double": "def double(x):\n    raise NotImplementedError()"})
+    (course / "ada" / "a1_sums.ipynb").write_text(notebook(unwritten))
     assert main(["check", "ada/a1_sums.ipynb"]) == 1
     assert "this used your double, which does not pass yet: repair that first" in capsys.readouterr().out
 

@@ -1,5 +1,5 @@
 """`pytest` here checks a5_study.ipynb, each task apart from the others."""
 
-from minisl.course.student import tests_of
+from minisl.course.student import checks_of
 
-test_task = tests_of(__file__, "a5_study.ipynb")
+test_task = checks_of(__file__, "a5_study.ipynb")
