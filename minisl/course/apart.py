@@ -62,8 +62,7 @@ def grade(source, submitted, files, breeder):
                 cells = [replace(reference[name], place=cell.place) if cell.kind == "answer" and cell.task == name else cell
                          for cell in cells]
             if borrowed and submitted is None:
-                message += (f"\n(this used your {', '.join(borrowed)}, which does not pass yet: repair that first. "
-                            "The grader tries this task again with one that works)")
+                message += handout.repair_first(borrowed)
             elif borrowed:
                 message += f"\n(tried with the reference's {', '.join(borrowed)}, as yours did not pass)"
         outcomes.append(Outcome(name, test.points, 0 if message else test.points, message or "", time.perf_counter() - started))
@@ -99,7 +98,7 @@ def outcome_of(pipe, test):
     while True:
         ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
         if not ready:
-            return f"stopped after {test.seconds:g} seconds: does a loop never end?"
+            return f"stopped after {test.seconds:g} seconds: too slow, or a loop that never ends"
         piece = os.read(pipe, 1 << 16)
         if not piece:
             break
@@ -197,7 +196,7 @@ def run_tests(near, read, write, given, test, asked, folder):
         handout.run_cell(test, space)
         verdict = None
     except TooLong:
-        verdict = f"stopped after {test.seconds:g} seconds: does a loop never end?"
+        verdict = f"stopped after {test.seconds:g} seconds: too slow, or a loop that never ends"
     except Gone:
         verdict = "the process that ran your answer ended before it was done: killed for memory or time, or by its own exit"
     except BaseException as error:

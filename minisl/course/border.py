@@ -104,7 +104,21 @@ class Remote:
         self.peer, self.number, self.__name__ = peer, number, name
 
     def __call__(self, *args, **kwargs):
-        return self.peer.call(self.number, args, kwargs)
+        try:
+            return self.peer.call(self.number, args, kwargs)
+        except Exception as error:
+            if getattr(error, "where", "").startswith(self.__name__):
+                error.where += f"; called with {', '.join(map(brief, (*args, *kwargs.values())))}"
+            raise
+
+
+def brief(value):
+    """An argument in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, (list, tuple, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"the function {value.__name__}" if callable(value) else repr(value)[:40]
 
 
 def pack(value, offered, arrays=None, keep=False):
@@ -167,7 +181,7 @@ def unpack(tree, buffers, arrays, peer):
 def described(error):
     """An error as what can cross: its nearest built-in type, its own name, its text, where in an answer it arose."""
     kind = next(parent.__name__ for parent in type(error).__mro__ if getattr(builtins, parent.__name__, None) is parent)
-    at = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<")]
+    at = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<answer")]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, SyntaxError):
         where = f"line {error.lineno}: {(error.text or '').strip()}"

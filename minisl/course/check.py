@@ -39,6 +39,7 @@ def check(what, got, want, rtol=1e-9, atol=None, wrong=None):
     say(got.dtype.kind in "biufc", f"{what} is {article(got.dtype)}, should be numbers of type {want.dtype}")
     say(got.shape == want.shape, lambda: shape_of(what, got, want))
     if want.dtype.kind in "iub":
+        say(got.dtype.kind in "iub" or got.ndim, f"{what} is {got}, a float; should be an int")
         say(got.dtype.kind in "iub", f"{what} has type {got.dtype}, should have {want.dtype}")
     if got.dtype != want.dtype and want.ndim and want.dtype.kind == "f":
         say(got.dtype.kind == "f", f"{what} has type {got.dtype}, should have {want.dtype}")
@@ -179,7 +180,7 @@ def diagnosis(got, want, rtol, atol, wrong, exact):
     if (lost := np.isinf(got) & ~np.isinf(want)).any():
         return f"is infinite {places(lost)}"
     if not got.any():
-        return f"is zero everywhere{f', should be {want.item():.6g}' if want.size == 1 else ''}"
+        return f"is 0, should be {want.item():.6g}" if want.ndim == 0 else "is zero everywhere"
     if close(got, -want, **loose):
         return "has the wrong sign"
     if not exact and (factor := ratio(got, want, **loose)) is not None:

@@ -98,7 +98,8 @@ def needed(cells, task):
     for cell in cells:
         if cell.task == task:
             own = defines(cell.source) | given if cell.kind == "test" else set()  # what a test reads there is not the answers'
-            todo += [cell] * (cell.kind == "answer") + [other for name in uses(cell.source) - own for other in where.get(name, ())]
+            todo += [cell] * (cell.kind == "answer")
+            todo += [other for name in uses(cell.source) - own for other in where.get(name, ())]
     while todo:
         cell = todo.pop()
         if cell not in chosen:
@@ -130,6 +131,14 @@ def with_answers(source, submitted):
     return merged
 
 
+def repair_first(tasks):
+    """What is said of a task that uses others which do not pass."""
+    several = len(tasks) > 1
+    return (f"\n(this used your {' and '.join(tasks)}, which {'do' if several else 'does'} not pass yet: repair "
+            f"{'them' if several else 'it'} first. The grader tries this task again with {'ones' if several else 'one'} that "
+            f"{'work' if several else 'works'})")
+
+
 def visible(source):
     """A test's text without what is hidden from students."""
     lines, hidden = [], False
@@ -157,6 +166,6 @@ def run_cell(cell, space):
     """Run a cell's text; a traceback shows its lines."""
     import linecache
 
-    name = f"<{cell.task or cell.kind} {cell.place}>"
+    name = f"<{cell.kind} {cell.task or cell.place}>"
     linecache.cache[name] = (len(cell.source), None, cell.source.splitlines(keepends=True), name)
     exec(compile(cell.source, name, "exec"), space)

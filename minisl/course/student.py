@@ -16,13 +16,19 @@ def checks_of(file, notebook):
     @pytest.mark.parametrize("task", handout.tasks(cells))
     def test_task(task, monkeypatch):
         monkeypatch.chdir(path.parent)
-        message = None
-        try:
-            handout.run_here(cells, task)
-        except Exception as error:
-            error.where = described(error)[-1]
-            message = in_words(error)
+        message = wrong(cells, task)
         if message is not None:
-            pytest.fail(message, pytrace=False)
+            others = [cell.task for cell in handout.needed(cells, task) if cell.task not in ("", task)]
+            earlier = [other for other in others if wrong(cells, other)]
+            pytest.fail(message + (handout.repair_first(earlier) if earlier else ""), pytrace=False)
 
     return test_task
+
+
+def wrong(cells, task):
+    """What the tests of a task say, None where it passes."""
+    try:
+        handout.run_here(cells, task)
+    except Exception as error:
+        error.where = described(error)[-1]
+        return in_words(error)
