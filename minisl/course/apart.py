@@ -210,12 +210,12 @@ def too_long(*_):
 
 
 def enter(folder):
-    """Work in `folder`, silent, with its temporary files and what Numba compiles in there."""
+    """Work in `folder`, silent, with temporary files and what the emulator compiles in there."""
     os.chdir(folder)
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ["TMPDIR"] = os.environ["XDG_CACHE_HOME"] = tempfile.tempdir = folder
 
 
 def in_words(error):

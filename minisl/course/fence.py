@@ -43,11 +43,13 @@ def landlock(write, read, programs=False):
     every = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
     handled = every & ~EXECUTE if programs else every
     network, scoped = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
-    rules = struct.pack("<QQQ", handled, network, scoped)[:8 if version < 4 else 16 if version < 6 else 24]
-    ruleset = libc.syscall(444, rules, ctypes.c_size_t(len(rules)), 0)
+    asked = struct.pack("<QQQ", handled, network, scoped)[:8 if version < 4 else 16 if version < 6 else 24]
+    ruleset = libc.syscall(444, asked, ctypes.c_size_t(len(asked)), 0)
     if ruleset < 0:
         return False
-    for folder, rights in [(path, READ | READ_FOLDER) for path in read] + [(path, handled & ~EXECUTE) for path in write]:
+    rules = [(path, READ_FOLDER) for path in sys.path if os.path.isdir(path)]  # where imports look
+    rules += [(path, READ | READ_FOLDER) for path in read] + [(path, handled & ~EXECUTE) for path in write]
+    for folder, rights in rules:
         with contextlib.suppress(OSError):
             at = os.open(folder, os.O_PATH | os.O_DIRECTORY)
             libc.syscall(445, ruleset, 1, struct.pack("<Qi", rights, at), 0)

@@ -1,0 +1,96 @@
+"""A student's CUDA text runs apart from the tests, ends, and reaches for nothing."""
+
+import os
+
+import numpy as np
+import pytest
+
+from minisl.course import Wrong, cuda
+from minisl.errors import InputError
+from minisl.kernels.cuda import emulator
+
+try:
+    emulator.compiler()
+except InputError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+TWICE = """
+extern "C" __global__ void twice(const float* x, float* y, int n) {
+    const int k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k < n) y[k] = 2 * x[k];
+}
+"""
+
+
+def run(text=TWICE, **how):
+    x, y = np.arange(40, dtype=np.float32), np.zeros(40, np.float32)
+    return x, y, cuda.run(text, "twice", (2,), (32,), (x, y, len(x)), **how)
+
+
+def test_a_launch_is_counted_and_writes_in_place():
+    x, y, counts = run()
+    np.testing.assert_array_equal(y, 2 * x)
+    assert counts == cuda.Counts(sectors=10, of={"x": 5, "y": 5}, accesses=80, busiest=2, atomics=0)
+
+
+def test_each_order_begins_with_what_was_given():
+    x, y, _ = run(TWICE.replace("y[k] = 2", "y[k] += 2"))
+    np.testing.assert_array_equal(y, 2 * x)
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    ("k < n", "k <= n", r"OutOfBounds.*reads x\[40\]"),
+    ("y[k]", "y[0]", "(?s)Race.*or an atomic"),
+    ("if (k < n)", "if (k < 7) __syncthreads(); if (k < n)", "Every thread of a block must come to each"),
+    ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),
+    ("if (k < n)", "for (;;) __syncthreads();", "does a loop never end"),
+    ("extern", "static int w() { for (volatile int q = 0;; ++q); }\nstatic int q = w();\nextern", "does a loop never end"),
+    ("x[k];", "x[k]", r"twice.cu:4:\d+: error: .*\n *if \(k < n\)"),
+    ("y[k] = ", "atomicAdd(y[k], 1.f); y[k] = ", r"atomicAdd\(float&"),
+    ("y[k] = 2", "y[k] = k < 0 ? system(\"true\") : 2", "uses system, which is not known here"),
+    ("if (k < n) y[k] = 2", "auto f = remove; y[k] = f(0) ? 2 : 1", "uses remove, which is not known here"),
+    ("extern", "#include <unistd.h>\nextern", "`#include`, which is not allowed"),
+    ("if (k", "cu::record_count = 0; if (k", "`cu`, which is not allowed"),
+    ("if (k", "asm(\"nop\"); if (k", "`asm`, which is not allowed"),
+    ("y[k] = 2 * x[k]", "memcpy(y + k, x + k, 4)", "`memcpy`, which is not allowed"),
+    ('extern "C"', "", 'extern "C" is missing'),
+    ("twice(", "thrice(", "it has thrice"),
+    ("int n", "size_t n", "type 'size_t'"),
+    ("int n)", "int n, int m)", "twice takes 4 arguments"),
+    ("2 * x[k]", "2 \u00b7 x[k]", "letters"),
+])
+def test_what_is_wrong_is_said(old, new, says):
+    with pytest.raises(Wrong, match=says):
+        run(TWICE.replace(old, new), seconds=1)
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "does the function return it"), (7, "is an int"), ("hello", "no kernel")])
+def test_no_text(text, says):
+    with pytest.raises(Wrong, match=says):
+        run(text)
+
+
+def test_the_graders_word_stays_with_the_grader(monkeypatch):
+    monkeypatch.setenv("MINISL_COURSE", "secret")
+    asked = {}
+    real = cuda.subprocess.Popen
+    monkeypatch.setattr(cuda.subprocess, "Popen", lambda *args, env, **named: asked.update(env) or real(*args, env=env, **named))
+    run()
+    assert "MINISL_COURSE" not in asked
+    assert asked["PATH"] == os.environ["PATH"]
+
+
+def test_too_many_sectors_are_told_by_array():
+    counts = run()[2]
+    cuda.at_most(0.25, counts, 40, "per element")
+    with pytest.raises(Wrong, match=r"too many sectors: 0.25 per element, should be at most 0.2 \(x 0.12, y 0.12\)"):
+        cuda.at_most(0.2, counts, 40, "per element")
+
+
+def test_without_a_compiler_a_line_says_so(monkeypatch, capsys):
+    def missing():
+        raise InputError("no g++ here")
+
+    monkeypatch.setattr(emulator, "compiler", missing)
+    cuda.ready()
+    assert capsys.readouterr().out == "no g++ here\n"
