@@ -99,7 +99,7 @@ def needed(cells, task):
         if cell in chosen:
             continue
         chosen.append(cell)
-        todo += [other for name in uses(cell.source) for other in where.get(name, ())]
+        todo += [other for name in uses(cell.source) - defines(cell.source) for other in where.get(name, ())]
     return sorted((cell for cell in chosen if cell.kind == "answer"), key=lambda cell: cell.place)
 
 
