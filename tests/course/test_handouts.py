@@ -118,7 +118,7 @@ def test_a_task_says_what_is_needed(name, block):
     assert about(answer)["grade_id"] in functions(answer)
     for node in ast.parse(answer["source"]).body:
         if isinstance(node, ast.FunctionDef):
-            assert f"{node.name}(" in words, f"the text does not say how {node.name} is called"
+            assert re.search(rf"`{node.name}[`(]", words), f"the text does not name {node.name}"
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
