@@ -362,6 +362,8 @@ for name, gigabytes in A100.items():
 # | [08 What it learned](08_what_it_learned.ipynb) | what $L$ and $S$ do in a trained model |
 # | [09 Scale](09_scale.ipynb) | several processes, several GPUs |
 #
+# To write these things yourself, with tests that say what is wrong: [the course](../docs/course/index.md), five assignments.
+#
 # | page | for |
 # |---|---|
 # | [The paper, mapped](../docs/paper.md) | each equation, table and figure, and the code that does it |

@@ -104,7 +104,7 @@ def needed(cells, task):
         cell = todo.pop()
         if cell not in chosen:
             chosen.append(cell)
-            todo += [other for name in uses(cell.source) for other in where.get(name, ())]
+            todo += [other for name in uses(cell.source) - defines(cell.source) for other in where.get(name, ())]
     return sorted(chosen, key=lambda cell: cell.place)
 
 
