@@ -96,10 +96,10 @@ def needed(cells, task):
     given = set().union(*(defines(cell.source) for cell in cells if cell.kind == "given"))
     chosen, todo = [], []
     for cell in cells:
-        if cell.task == task:
-            own = defines(cell.source) | given if cell.kind == "test" else set()  # what a test reads there is not the answers'
-            todo += [cell] * (cell.kind == "answer")
-            todo += [other for name in uses(cell.source) - own for other in where.get(name, ())]
+        if cell.task == task and cell.kind == "answer":
+            todo.append(cell)
+        elif cell.task == task:  # what a test has for itself, or is given, is not the answers'
+            todo += [other for name in uses(cell.source) - defines(cell.source) - given for other in where.get(name, ())]
     while todo:
         cell = todo.pop()
         if cell not in chosen:
