@@ -37,6 +37,18 @@ from minisl.course import check, draw, unchanged
 # %% [markdown]
 # ## Task 1. The support (4 points, 20 minutes)
 #
+# For the tests: draw("task") makes a random generator, another one for each student; check compares an answer with the right one
+# and says what is wrong; unchanged compares an argument after a call with what it was before.
+
+
+def kind_of(found):
+    """What a function returned, in words."""
+    if isinstance(found, (tuple, list)):
+        return f"({', '.join(map(kind_of, found[:8]))})"
+    if isinstance(found, (int, float, np.number)):
+        return "a number"
+    return "None" if found is None else "an array" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+
 # **Given** the shape of $S$, a density $\delta$ and a seed.
 #
 # **Write** `draw_support(out, width, delta, seed)`: 3 to 6 lines. It returns the places of $S$ that are trained: exactly
@@ -64,7 +76,7 @@ from minisl.course import check, draw, unchanged
 
 # %% task="draw_support"
 def draw_support(out, width, delta, seed):
-    """int(delta out width) random places of an (out, width) matrix, as sorted flat row-major integers (nnz,)."""
+    """int(delta * out * width) random places of an (out, width) matrix, as sorted flat row-major integers (nnz,)."""
     ### BEGIN SOLUTION
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(out * width, int(delta * out * width), replace=False))
@@ -156,12 +168,14 @@ rng = draw("init")
 for out, r in ((7, 24), (900, 31)):
     width, nnz, alpha = int(rng.integers(240, 400)), int(rng.integers(3000, 5000)), int(rng.integers(9, 20))
     start = init(out, width, r, nnz, alpha, 5)
-    assert start is not None, "init returns None"
-    assert len(start) == 4, f"init returns {len(start)} things, should return (B, A, v, s)"
+    fine = isinstance(start, (tuple, list)) and len(start) == 4
+    assert fine, f"init returns {kind_of(start)}, should return (B, A, v, s)"
     B, A, v, s = start
     check("B", B, np.zeros((out, r)))
     check("s", s, alpha / r, wrong={"alpha, not alpha / r": alpha, "r / alpha": r / alpha, "alpha // r cuts": alpha // r,
                                     "alpha / in": alpha / width, "alpha / sqrt(r)": alpha / r**0.5})
+    exchanged = np.shape(B) == (r, width) and np.shape(A) == (out, r)
+    assert not exchanged, "B and A are exchanged: the order is (B, A, v, s)"
     bound = 1 / width**0.5
     for name, x, shape in (("A", A, (r, width)), ("v", v, (nnz,))):
         x = np.asarray(x)
@@ -173,7 +187,9 @@ for out, r in ((7, 24), (900, 31)):
         check(f"the largest |{name}| (out = {out}, in = {width}, r = {r})", abs(x).max(), bound, rtol=0.02,
               wrong={"the bound is 1 / in, its root is missing": bound**2, "the bound is 1 / sqrt(out)": 1 / out**0.5,
                      "the bound is 1 / sqrt(r)": 1 / r**0.5, "the bound is sqrt(6 / in)": 6**0.5 * bound,
-                     "the bound is sqrt(3 / in), which gives variance 1 / in": 3**0.5 * bound})
+                     "the bound is sqrt(3 / in), which gives variance 1 / in": 3**0.5 * bound,
+                     f"alpha / r scales B A only, not {name} itself": bound * alpha / r,
+                     "the bound is 1 / sqrt(nnz)": 1 / nnz**0.5})
         assert abs(x).max() <= bound, f"the largest |{name}| is above 1 / sqrt(in)"
         quarters = np.histogram(x, 4, (-bound, bound))[0] / x.size
         assert abs(quarters - 0.25).max() < 0.05, f"{name} is not uniform: {quarters} of it in the four quarters of its range"
@@ -354,8 +370,10 @@ for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), 
     found = backward(G, X, *weights)
     for name, now, array in zip("GXBAvI", (G, X, *weights), before):
         unchanged(name, now, array)
-    assert isinstance(found, (tuple, list)), "backward should return (dX, dB, dA, dv)"
-    assert len(found) == 4, f"backward returns {len(found)} things, should return (dX, dB, dA, dv)"
+    fine = isinstance(found, (tuple, list)) and len(found) == 4
+    assert fine, f"backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
+    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
+    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
     for k, (name, want) in enumerate(zip(("dX", "dB", "dA", "dv"), wanted)):
         check(f"{name} (X {X.shape}, W {out} x {width}, r = {r})", found[k], want, rtol=1e-8, wrong=wrong[k])
 ### BEGIN HIDDEN TESTS
@@ -487,8 +505,10 @@ for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), 
     found = factored_backward(G, X, *weights)
     for name, now, array in zip("GXBAvI", (G, X, *weights), before):
         unchanged(name, now, array)
-    assert isinstance(found, (tuple, list)), "factored_backward should return (dX, dB, dA, dv)"
-    assert len(found) == 4, f"factored_backward returns {len(found)} things, should return (dX, dB, dA, dv)"
+    fine = isinstance(found, (tuple, list)) and len(found) == 4
+    assert fine, f"factored_backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
+    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
+    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
     last = {j: k for k, j in enumerate(I % width)}  # of several places in a column, the last one
     wrong[0]["of several places in one column only the last one counts: add, do not overwrite"] = gradients(
         G, X, B, A, np.isin(np.arange(len(I)), list(last.values())) * v, I, s)[0]
@@ -568,16 +588,17 @@ check("counts([(6, 10, 2), (4, 15, 1)], 2, 0.21, 10)", counts([(6, 10, 2), (4, 1
       wrong={"full": {"parameters": {"rest is missing": 180, "how many there are of a matrix is forgotten": 130,
                                      "rest is subtracted": 170},
                       "bytes": {"Adam's two moments are missing": 380, "only one moment is counted": 760,
-                                "4 bytes for a number, bfloat16 has 2": 2280, "rest has moments too": 1100,
-                                "gradients are counted too": 1520}},
+                                "4 bytes for a number, bfloat16 has 2": 2280, "gradients are counted too": 1520,
+                                "rest is counted without moments, it has them too": 1100}},
              "low_rank": {"parameters": {"rest is missing": 102, "how many there are of a matrix is forgotten": 80,
                                          "the full matrices are counted too": 292, "r is missing": 61}},
              "sltrain": {"parameters": {"rest is missing": 138, "nnz is rounded, it should be cut": 151,
                                         "nnz is cut once for several matrices, it should be cut for each": 149,
-                                        "indices are no parameters, they are not trained": 184, "nnz is missing": 112,
+                                        "indices are counted as parameters, they are not trained": 184, "nnz is missing": 112,
                                         "how many there are of a matrix is forgotten": 104},
                          "bytes": {"indices are missing": 888, "4 bytes for an index, int64 has 8": 1032,
-                                   "2 bytes for an index, int64 has 8": 960, "indices have no moments": 1752}}})
+                                   "2 bytes for an index, int64 has 8": 960,
+                                   "indices are counted with moments, they have none": 1752}}})
 PAPER = {"60m": 44, "130m": 97, "350m": 194, "1b": 646}  # million parameters of SLTrain
 for size, millions in PAPER.items():
     model, r = paper.model_of(size), paper.RANKS[size]
@@ -652,16 +673,19 @@ for shape, options in (((5,), {"b1": 0.7, "b2": 0.95, "eps": 0.02}), ((3, 4), {}
         found = adam(p, g, m, u, t, lr, **options)
         for name, now, array in zip("pgmu", (p, g, m, u), before):
             unchanged(name, now, array)
-        assert isinstance(found, (tuple, list)), "adam should return (p, m, u)"
-        assert len(found) == 3, f"adam returns {len(found)} things, should return (p, m, u)"
+        fine = isinstance(found, (tuple, list)) and len(found) == 3
+        assert fine, f"adam returns {kind_of(found)}, should return (p, m, u)"
         check(f"m (t = {t})", found[1], m1, rtol=1e-8,
-              wrong={"m itself is returned, not m / (1 - b1^t)": m1 / one, "b1 and 1 - b1 are swapped": b1 * g + (1 - b1) * m,
-                     "b2 stands there for b1": b2 * m + (1 - b2) * g, "1 - b1 is missing": b1 * m + g, "m is as before": m})
+              wrong={"m / (1 - b1^t) is returned, should be m itself": m1 / one,
+                     "b1 and 1 - b1 are swapped": b1 * g + (1 - b1) * m, "m is as before": m,
+                     "b2 stands there for b1": b2 * m + (1 - b2) * g, "1 - b1 is missing": b1 * m + g,
+                     "u is returned in its place: the order is (p, m, u)": u1})
         check(f"u (t = {t})", found[2], u1, rtol=1e-8,
-              wrong={"u itself is returned, not u / (1 - b2^t)": u1 / two, "g is not squared": b2 * u + (1 - b2) * g,
+              wrong={"u / (1 - b2^t) is returned, should be u itself": u1 / two, "g is not squared": b2 * u + (1 - b2) * g,
                      "b1 stands there for b2": b1 * u + (1 - b1) * g**2, "1 - b2 is missing": b2 * u + g**2,
                      "b2 and 1 - b2 are swapped": b2 * g**2 + (1 - b2) * u, "u is as before": u,
-                     "b2 is 0.999, not the argument": 0.999 * u + 0.001 * g**2})
+                     "b2 is 0.999, not the argument": 0.999 * u + 0.001 * g**2,
+                     "m is squared, should be g": b2 * u + (1 - b2) * m1**2})
         mean, root = m1 / one, np.sqrt(u1 / two)
         new = p - lr * mean / (root + eps)
         wrong = {"bias correction is missing": p - lr * m1 / (np.sqrt(u1) + eps),
@@ -769,13 +793,15 @@ def train(X, Y, layers, s):
 X, Y, X_test, Y_test, layers, s = training_problem(draw("train"))
 start = [tuple(array.copy() for array in layer) for layer in layers]
 trained = train(X, Y, layers, s)
-assert trained is not None, "train returns None"
-assert [len(layer) for layer in trained] == [3, 3], "train should return [(B, A, v), (B, A, v)]"
+fine = isinstance(trained, (tuple, list)) and [isinstance(layer, (tuple, list)) and len(layer) for layer in trained] == [3, 3]
+assert fine, f"train returns {kind_of(trained)}, should return [(B, A, v), (B, A, v)]"
 for number, (old, new) in enumerate(zip(start, trained), 1):
     for name, before, now in zip("BAv", old, new):
         now = np.asarray(now)
-        assert now.shape == before.shape, f"{name} of layer {number} has shape {now.shape}, should have {before.shape}"
-        assert np.isfinite(now).all(), f"{name} of layer {number} has entries that are NaN or infinite: the training diverged"
+        assert now.shape == before.shape, (f"{name} of layer {number} has shape {now.shape}, should have {before.shape}; "
+                                           "the order is (B, A, v)")
+        assert np.isfinite(now).all(), (f"{name} of layer {number} is NaN or infinite: is the first t 0 (should be 1)? "
+                                        "Or did the training diverge (learning rate too large)?")
 
 trained = [(*map(np.asarray, layer), I) for layer, (*_, I) in zip(trained, start)]
 loss, loss_at_start = network_loss(trained, X_test, Y_test, s), network_loss(start, X_test, Y_test, s)
@@ -793,6 +819,7 @@ if not loss < 0.06:
     elif not names and loss > loss_at_start:
         why = "; it got worse: does the update go uphill?"
     elif not names:
-        why = (f"; on the training data it is {network_loss(trained, X, Y, s):.3f}. Too few or too small updates? Moments that "
-               "start anew? A factor of a gradient left out, such as 1 - H * H? The two layers mixed up?")
+        why = (f"; on the training data it is {network_loss(trained, X, Y, s):.3f}. Updates too few, too small, too large? Plain "
+               "descent, not Adam? Moments that start anew? A factor of a gradient left out, such as 1 - H * H? The two layers "
+               "mixed up?")
     raise AssertionError(f"the loss on unseen data is {loss:.3f} (at the start {loss_at_start:.3f}), should be below 0.06{why}")
