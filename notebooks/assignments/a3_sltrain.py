@@ -5,14 +5,17 @@
 # building $W$, what it costs in parameters and bytes, and a training run that must reach a loss.
 #
 # **How.** Replace each `raise NotImplementedError()` with your code. The cell below it checks your answer: it prints nothing
-# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. `pytest` in this folder
-# checks them all. Your tests are a part of the grader's; there are more cases there, none of them a trick.
+# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. Save the notebook, then
+# `python -m minisl.course check a3_sltrain.ipynb` (or `pytest`) in this folder checks them all. **Tested** lists what the grader
+# tests, none of it a trick; your cells have a part of that. The grader uses its own copy of the test cells: editing yours changes
+# nothing.
 #
-# About four hours. Read first: notebook `03_sltrain`, for task 7 also `06_memory`, section 1.
+# About four hours. Read first, then close: `notebooks/03_sltrain.ipynb`, sections 1 to 6; for task 7 also
+# `notebooks/06_memory.ipynb`, section 1. They contain code like that asked for here: write yours without them open.
 #
 # **Allowed:** NumPy and `scipy.sparse`, and your own functions from above. Do not call `minisl.kernels`, `minisl.methods`,
 # `minisl.optim`, `minisl.memory` or an autograd engine in your answers: they are what you are writing, and what the tests compare
-# with.
+# with. No test enforces this rule: a person reads your code.
 #
 # **Symbols,** the same in all tasks:
 #
@@ -22,10 +25,10 @@
 # |---|---|---|
 # | `X` | `(..., in)` | inputs; each vector along the last axis is a token. `in` is a word of Python, so code says `width` |
 # | `Y` | `(..., out)` | outputs, with the same leading axes |
-# | `B`, `A` | `(out, r)`, `(r, in)` | the low-rank factors, trained |
+# | `B`, `A` | `(out, r)`, `(r, in)` | the low-rank factors, trained; `r` is the rank |
 # | `I` | `(nnz,)` integers | the support: sorted, distinct places in $S$ flattened row by row. Drawn once, never trained |
 # | `v` | `(nnz,)` | the values there, trained: entry $I_k$ of the flattened $S$ is $v_k$, all others are 0 |
-# | `s` | number | $\alpha / r$. It scales $BA$ only |
+# | `s` | number | $\alpha / r$, where $\alpha$ is a constant. It scales $BA$ only |
 
 # %%
 import numpy as np
@@ -34,9 +37,6 @@ from scipy.sparse import csr_array
 from minisl import kernels
 from minisl.course import check, draw, unchanged
 
-# %% [markdown]
-# ## Task 1. The support (4 points, 20 minutes)
-#
 # For the tests: draw("task") makes a random generator, another one for each student; check compares an answer with the right one
 # and says what is wrong; unchanged compares an argument after a call with what it was before.
 
@@ -49,13 +49,16 @@ def kind_of(found):
         return "a number"
     return "None" if found is None else "an array" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
 
+# %% [markdown]
+# ## Task 1. The support (4 points, 20 minutes)
+#
 # **Given** the shape of $S$, a density $\delta$ and a seed.
 #
 # **Write** `draw_support(out, width, delta, seed)`: 3 to 6 lines. It returns the places of $S$ that are trained: exactly
 #
 # $$\mathrm{nnz} = \lfloor \delta \cdot \mathrm{out} \cdot \mathrm{in} \rfloor$$
 #
-# of them (cut, not rounded), every set of so many places equally likely, each place at most once.
+# of them, computed as `int(delta * out * width)`; all different, and every set of nnz places equally likely.
 #
 # | | |
 # |---|---|
@@ -65,7 +68,7 @@ def kind_of(found):
 # | returns | `(nnz,)` integers, sorted. The place in row $i$, column $j$ is the number $i \cdot \mathrm{in} + j$ |
 #
 # **Tested:** the number, the type, that they are sorted, distinct and in the matrix; seeds; and by many draws that every place
-# is as likely as any other, also one by one (no fixed number for each row or column, no blocks, no grid).
+# is as likely as any other, and that places do not go together (no fixed number in each row or column, no blocks, no grid).
 #
 # <details><summary>Hint</summary>
 #
@@ -171,11 +174,11 @@ for out, r in ((7, 24), (900, 31)):
     fine = isinstance(start, (tuple, list)) and len(start) == 4
     assert fine, f"init returns {kind_of(start)}, should return (B, A, v, s)"
     B, A, v, s = start
+    exchanged = np.shape(B) == (r, width) and np.shape(A) == (out, r)
+    assert not exchanged, "B and A are exchanged: the order is (B, A, v, s)"
     check("B", B, np.zeros((out, r)))
     check("s", s, alpha / r, wrong={"alpha, not alpha / r": alpha, "r / alpha": r / alpha, "alpha // r cuts": alpha // r,
                                     "alpha / in": alpha / width, "alpha / sqrt(r)": alpha / r**0.5})
-    exchanged = np.shape(B) == (r, width) and np.shape(A) == (out, r)
-    assert not exchanged, "B and A are exchanged: the order is (B, A, v, s)"
     bound = 1 / width**0.5
     for name, x, shape in (("A", A, (r, width)), ("v", v, (nnz,))):
         x = np.asarray(x)
@@ -276,7 +279,7 @@ def wrong_gradients(G, X, B, A, v, I, s):
 #
 # $$W \leftarrow s\,B A, \qquad W_{i_k j_k} \leftarrow W_{i_k j_k} + v_k \ \text{ for every } k, \qquad Y = X W^T,$$
 #
-# where $i_k = I_k \operatorname{div} \mathrm{in}$ and $j_k = I_k \bmod \mathrm{in}$ are row and column of place $I_k$.
+# where $i_k = \lfloor I_k / \mathrm{in} \rfloor$ and $j_k = I_k \bmod \mathrm{in}$ are row and column of place $I_k$.
 #
 # | | shape |
 # |---|---|
@@ -333,6 +336,7 @@ check("Y (nothing in the support)", forward(X, B, A, v[:0], I[:0], s), right(X, 
 # $$dX = G\,W, \qquad dW = G^T X, \qquad dB = s\, dW A^T, \qquad dA = s\, B^T dW, \qquad dv_k = dW_{i_k j_k},$$
 #
 # where $dX$ is short for $\partial L / \partial X$, and so on. $dW$ exists only until the last three are there.
+# A weight is used by every token: its gradient is the sum over all of them, along all leading axes.
 #
 # | | shape |
 # |---|---|
@@ -341,7 +345,7 @@ check("Y (nothing in the support)", forward(X, B, A, v[:0], I[:0], s), right(X, 
 # | returns | `(dX, dB, dA, dv)`, with the shapes of `X`, `B`, `A`, `v` |
 #
 # **Tested:** each gradient against difference quotients, for shapes as in task 3, also where $B = 0$; that no argument is
-# changed. A weight is used by every token: its gradient is the sum over all of them, along all leading axes.
+# changed.
 #
 # <details><summary>Hint</summary>
 #
@@ -394,7 +398,9 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), backward(G, X, 0 * B, A, v
 # **Write** `factored_forward(X, B, A, v, I, s)`: 3 to 8 lines. The same $Y$, but $W$ is never formed, nor any other array of
 # `out * in` numbers:
 #
-# $$Y = s\,(X A^T)\,B^T + X S^T, \qquad (X S^T)_{ti} = \sum_{k:\ i_k = i} X_{t j_k}\, v_k .$$
+# $$Y = s\,(X A^T)\,B^T + X S^T, \qquad (X S^T)_{ti} = \sum_{k:\ i_k = i} X_{t j_k}\, v_k ,$$
+#
+# where $t$ is a token.
 #
 # | | shape |
 # |---|---|
@@ -403,7 +409,8 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), backward(G, X, 0 * B, A, v
 # | returns | `(..., out)` |
 #
 # **Tested:** equal to task 3's results, on the same shapes; and on a layer of 4,000,000 x 4,800,000 with 20 places, whose $W$
-# would be 154 TB. A row of $W$ at a time is no way out: it must take seconds. (This test needs 1 GB of memory.)
+# would be 154 TB. A row of $W$ at a time is no way out: it must take seconds, and the grader stops a task after 30. (The large
+# tests of tasks 5 and 6 need up to 1 GB of memory.)
 #
 # <details><summary>Hint</summary>
 #
@@ -464,11 +471,11 @@ check("Y (X (2, 1, 4, 5), W 9 x 5)", factored_forward(X, *weights), right(X, *we
 #
 # $$dX = s\,(G B)\,A + G S, \qquad dB = s\, G^T (X A^T), \qquad dA = s\,(G B)^T X, \qquad dv_k = \sum_t G_{t i_k} X_{t j_k} .$$
 #
-# | | shape, with $n$ tokens |
+# | | shape, with $n$ tokens (the product of all leading axes, 1 if there are none) |
 # |---|---|
 # | $X A^T$, $G B$ | `(n, r)` |
 # | $G S$ | `(n, in)` |
-# | $G_{t i_k} X_{t j_k}$ | `(n, nnz)`, all of them at once |
+# | $G_{t i_k} X_{t j_k}$ | `(n, nnz)`: one column for each $k$ |
 # | returns | `(dX, dB, dA, dv)`, with the shapes of `X`, `B`, `A`, `v` |
 #
 # **Tested:** as task 4, and on a layer of 4,000,000 x 4,800,000 as in task 5.
@@ -541,19 +548,22 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), factored_backward(G, X, B,
 # **Write** `counts(matrices, rank, delta, rest)`: 6 to 14 lines. For each of three methods the number of trained parameters
 # $N$, and the bytes of weights, Adam's two moments and indices, as the paper's table 2 counts them. A weight takes 2 bytes
 # (bfloat16), and so does each of its two moments; a place of $S$ takes 8 more (int64), is not trained and has no moments. For
-# one matrix:
+# one matrix (there are `how_many` of it):
 #
 # | | parameters | indices |
 # |---|---|---|
 # | `"full"` | $\mathrm{out} \cdot \mathrm{in}$ | |
 # | `"low_rank"` | $r\,(\mathrm{out} + \mathrm{in})$ | |
-# | `"sltrain"` | as `"low_rank"`, and nnz more | $\mathrm{nnz} = \lfloor \delta\, \mathrm{out}\, \mathrm{in} \rfloor$ |
+# | `"sltrain"` | as `"low_rank"`, and nnz more | $\mathrm{nnz}$, computed as `int(delta * out * width)` |
 #
 # $$\text{bytes} = (2 + 2 + 2)\, N + 8\, N_{\text{indices}}$$
+#
+# with `rest` in $N$; $N_{\text{indices}}$ is the nnz of all matrices together, and 0 but for `"sltrain"`.
 #
 # | | |
 # |---|---|
 # | `matrices` | a list of `(out, in, how_many)`, such as `[(512, 512, 32), (1376, 512, 16), (512, 1376, 8)]` |
+# | `rank`, `delta` | $r$ and $\delta$, the same for all matrices |
 # | `rest` | the parameters outside of these matrices. They are trained too, by every method, and have moments |
 # | returns | `{"full": {"parameters": N, "bytes": bytes}, "low_rank": {...}, "sltrain": {...}}`, all of them `int` |
 #
@@ -729,6 +739,9 @@ check("p (t = 1, g = 0)", adam(p, 0 * p, 0 * p, 0 * p, 1, 0.1)[0], p)
 #
 # $$G_2 = \frac{2}{N}(P - Y), \qquad dH = \text{dX of layer 2}, \qquad G_1 = dH * (1 - H * H)$$
 #
+# $G_2 = \partial L / \partial P$ and $G_1 = \partial L / \partial (X W_1^T)$ are what `backward` takes as `G` for layer 2 and
+# layer 1. For layer 2, `X` is $H$ and `dX` is $dH$.
+#
 # | | |
 # |---|---|
 # | `X`, `Y` | `(n, in)`, `(n, out)` |
@@ -736,8 +749,8 @@ check("p (t = 1, g = 0)", adam(p, 0 * p, 0 * p, 0 * p, 1, 0.1)[0], p)
 # | `s` | $\alpha / r$ of both |
 # | returns | `[(B, A, v), (B, A, v)]` after training |
 #
-# Use `forward`, `backward` and `adam` of above, or the factored forms. If one of them is not done yet, the checks below fail;
-# graders put the right one in its place.
+# You may change the arrays in `layers`, or copy them. Use `forward`, `backward` and `adam` of above, or the factored forms. If
+# one of them is not done yet, the checks below fail; the grader puts the right one in its place.
 #
 # **Tested:** the shapes, and the loss of *what you return* on data that you have not seen, which must be **below 0.06**.
 #
