@@ -5,14 +5,17 @@
 # building $W$, what it costs in parameters and bytes, and a training run that must reach a loss.
 #
 # **How.** Replace each `raise NotImplementedError()` with your code. The cell below it checks your answer: it prints nothing
-# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. `pytest` in this folder
-# checks them all. Your tests are a part of the grader's; there are more cases there, none of them a trick.
+# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. Save the notebook, then
+# `python -m minisl.course check a3_sltrain.ipynb` (or `pytest`) in this folder checks them all. **Tested** lists what the grader
+# tests, none of it a trick; your cells have a part of that. The grader uses its own copy of the test cells: editing yours changes
+# nothing.
 #
-# About four hours. Read first: notebook `03_sltrain`, for task 7 also `06_memory`, section 1.
+# About four hours. Read first, then close: `notebooks/03_sltrain.ipynb`, sections 1 to 6; for task 7 also
+# `notebooks/06_memory.ipynb`, section 1. They contain code like that asked for here: write yours without them open.
 #
 # **Allowed:** NumPy and `scipy.sparse`, and your own functions from above. Do not call `minisl.kernels`, `minisl.methods`,
 # `minisl.optim`, `minisl.memory` or an autograd engine in your answers: they are what you are writing, and what the tests compare
-# with.
+# with. No test enforces this rule: a person reads your code.
 #
 # **Symbols,** the same in all tasks:
 #
@@ -22,10 +25,10 @@
 # |---|---|---|
 # | `X` | `(..., in)` | inputs; each vector along the last axis is a token. `in` is a word of Python, so code says `width` |
 # | `Y` | `(..., out)` | outputs, with the same leading axes |
-# | `B`, `A` | `(out, r)`, `(r, in)` | the low-rank factors, trained |
+# | `B`, `A` | `(out, r)`, `(r, in)` | the low-rank factors, trained; `r` is the rank |
 # | `I` | `(nnz,)` integers | the support: sorted, distinct places in $S$ flattened row by row. Drawn once, never trained |
 # | `v` | `(nnz,)` | the values there, trained: entry $I_k$ of the flattened $S$ is $v_k$, all others are 0 |
-# | `s` | number | $\alpha / r$. It scales $BA$ only |
+# | `s` | number | $\alpha / r$, where $\alpha$ is a constant. It scales $BA$ only |
 
 # %%
 import numpy as np
@@ -33,6 +36,18 @@ from scipy.sparse import csr_array
 
 from minisl import kernels
 from minisl.course import check, draw, unchanged
+
+# For the tests: draw("task") makes a random generator, another one for each student; check compares an answer with the right one
+# and says what is wrong; unchanged compares an argument after a call with what it was before.
+
+
+def kind_of(found):
+    """What a function returned, in words."""
+    if isinstance(found, (tuple, list)):
+        return f"({', '.join(map(kind_of, found[:8]))})"
+    if isinstance(found, (int, float, np.number)):
+        return "a number"
+    return "None" if found is None else "an array" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
 
 # %% [markdown]
 # ## Task 1. The support (4 points, 20 minutes)
@@ -43,7 +58,7 @@ from minisl.course import check, draw, unchanged
 #
 # $$\mathrm{nnz} = \lfloor \delta \cdot \mathrm{out} \cdot \mathrm{in} \rfloor$$
 #
-# of them (cut, not rounded), every set of so many places equally likely, each place at most once.
+# of them, computed as `int(delta * out * width)`; all different, and every set of nnz places equally likely.
 #
 # | | |
 # |---|---|
@@ -53,7 +68,7 @@ from minisl.course import check, draw, unchanged
 # | returns | `(nnz,)` integers, sorted. The place in row $i$, column $j$ is the number $i \cdot \mathrm{in} + j$ |
 #
 # **Tested:** the number, the type, that they are sorted, distinct and in the matrix; seeds; and by many draws that every place
-# is as likely as any other, also one by one (no fixed number for each row or column, no blocks, no grid).
+# is as likely as any other, and that places do not go together (no fixed number in each row or column, no blocks, no grid).
 #
 # <details><summary>Hint</summary>
 #
@@ -64,7 +79,7 @@ from minisl.course import check, draw, unchanged
 
 # %% task="draw_support"
 def draw_support(out, width, delta, seed):
-    """int(delta out width) random places of an (out, width) matrix, as sorted flat row-major integers (nnz,)."""
+    """int(delta * out * width) random places of an (out, width) matrix, as sorted flat row-major integers (nnz,)."""
     ### BEGIN SOLUTION
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(out * width, int(delta * out * width), replace=False))
@@ -156,9 +171,11 @@ rng = draw("init")
 for out, r in ((7, 24), (900, 31)):
     width, nnz, alpha = int(rng.integers(240, 400)), int(rng.integers(3000, 5000)), int(rng.integers(9, 20))
     start = init(out, width, r, nnz, alpha, 5)
-    assert start is not None, "init returns None"
-    assert len(start) == 4, f"init returns {len(start)} things, should return (B, A, v, s)"
+    fine = isinstance(start, (tuple, list)) and len(start) == 4
+    assert fine, f"init returns {kind_of(start)}, should return (B, A, v, s)"
     B, A, v, s = start
+    exchanged = np.shape(B) == (r, width) and np.shape(A) == (out, r)
+    assert not exchanged, "B and A are exchanged: the order is (B, A, v, s)"
     check("B", B, np.zeros((out, r)))
     check("s", s, alpha / r, wrong={"alpha, not alpha / r": alpha, "r / alpha": r / alpha, "alpha // r cuts": alpha // r,
                                     "alpha / in": alpha / width, "alpha / sqrt(r)": alpha / r**0.5})
@@ -173,7 +190,9 @@ for out, r in ((7, 24), (900, 31)):
         check(f"the largest |{name}| (out = {out}, in = {width}, r = {r})", abs(x).max(), bound, rtol=0.02,
               wrong={"the bound is 1 / in, its root is missing": bound**2, "the bound is 1 / sqrt(out)": 1 / out**0.5,
                      "the bound is 1 / sqrt(r)": 1 / r**0.5, "the bound is sqrt(6 / in)": 6**0.5 * bound,
-                     "the bound is sqrt(3 / in), which gives variance 1 / in": 3**0.5 * bound})
+                     "the bound is sqrt(3 / in), which gives variance 1 / in": 3**0.5 * bound,
+                     f"alpha / r scales B A only, not {name} itself": bound * alpha / r,
+                     "the bound is 1 / sqrt(nnz)": 1 / nnz**0.5})
         assert abs(x).max() <= bound, f"the largest |{name}| is above 1 / sqrt(in)"
         quarters = np.histogram(x, 4, (-bound, bound))[0] / x.size
         assert abs(quarters - 0.25).max() < 0.05, f"{name} is not uniform: {quarters} of it in the four quarters of its range"
@@ -260,7 +279,7 @@ def wrong_gradients(G, X, B, A, v, I, s):
 #
 # $$W \leftarrow s\,B A, \qquad W_{i_k j_k} \leftarrow W_{i_k j_k} + v_k \ \text{ for every } k, \qquad Y = X W^T,$$
 #
-# where $i_k = I_k \operatorname{div} \mathrm{in}$ and $j_k = I_k \bmod \mathrm{in}$ are row and column of place $I_k$.
+# where $i_k = \lfloor I_k / \mathrm{in} \rfloor$ and $j_k = I_k \bmod \mathrm{in}$ are row and column of place $I_k$.
 #
 # | | shape |
 # |---|---|
@@ -317,6 +336,7 @@ check("Y (nothing in the support)", forward(X, B, A, v[:0], I[:0], s), right(X, 
 # $$dX = G\,W, \qquad dW = G^T X, \qquad dB = s\, dW A^T, \qquad dA = s\, B^T dW, \qquad dv_k = dW_{i_k j_k},$$
 #
 # where $dX$ is short for $\partial L / \partial X$, and so on. $dW$ exists only until the last three are there.
+# A weight is used by every token: its gradient is the sum over all of them, along all leading axes.
 #
 # | | shape |
 # |---|---|
@@ -325,7 +345,7 @@ check("Y (nothing in the support)", forward(X, B, A, v[:0], I[:0], s), right(X, 
 # | returns | `(dX, dB, dA, dv)`, with the shapes of `X`, `B`, `A`, `v` |
 #
 # **Tested:** each gradient against difference quotients, for shapes as in task 3, also where $B = 0$; that no argument is
-# changed. A weight is used by every token: its gradient is the sum over all of them, along all leading axes.
+# changed.
 #
 # <details><summary>Hint</summary>
 #
@@ -354,8 +374,10 @@ for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), 
     found = backward(G, X, *weights)
     for name, now, array in zip("GXBAvI", (G, X, *weights), before):
         unchanged(name, now, array)
-    assert isinstance(found, (tuple, list)), "backward should return (dX, dB, dA, dv)"
-    assert len(found) == 4, f"backward returns {len(found)} things, should return (dX, dB, dA, dv)"
+    fine = isinstance(found, (tuple, list)) and len(found) == 4
+    assert fine, f"backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
+    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
+    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
     for k, (name, want) in enumerate(zip(("dX", "dB", "dA", "dv"), wanted)):
         check(f"{name} (X {X.shape}, W {out} x {width}, r = {r})", found[k], want, rtol=1e-8, wrong=wrong[k])
 ### BEGIN HIDDEN TESTS
@@ -376,7 +398,9 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), backward(G, X, 0 * B, A, v
 # **Write** `factored_forward(X, B, A, v, I, s)`: 3 to 8 lines. The same $Y$, but $W$ is never formed, nor any other array of
 # `out * in` numbers:
 #
-# $$Y = s\,(X A^T)\,B^T + X S^T, \qquad (X S^T)_{ti} = \sum_{k:\ i_k = i} X_{t j_k}\, v_k .$$
+# $$Y = s\,(X A^T)\,B^T + X S^T, \qquad (X S^T)_{ti} = \sum_{k:\ i_k = i} X_{t j_k}\, v_k ,$$
+#
+# where $t$ is a token.
 #
 # | | shape |
 # |---|---|
@@ -385,7 +409,8 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), backward(G, X, 0 * B, A, v
 # | returns | `(..., out)` |
 #
 # **Tested:** equal to task 3's results, on the same shapes; and on a layer of 4,000,000 x 4,800,000 with 20 places, whose $W$
-# would be 154 TB. A row of $W$ at a time is no way out: it must take seconds. (This test needs 1 GB of memory.)
+# would be 154 TB. A row of $W$ at a time is no way out: it must take seconds, and the grader stops a task after 30. (The large
+# tests of tasks 5 and 6 need up to 1 GB of memory.)
 #
 # <details><summary>Hint</summary>
 #
@@ -446,11 +471,11 @@ check("Y (X (2, 1, 4, 5), W 9 x 5)", factored_forward(X, *weights), right(X, *we
 #
 # $$dX = s\,(G B)\,A + G S, \qquad dB = s\, G^T (X A^T), \qquad dA = s\,(G B)^T X, \qquad dv_k = \sum_t G_{t i_k} X_{t j_k} .$$
 #
-# | | shape, with $n$ tokens |
+# | | shape, with $n$ tokens (the product of all leading axes, 1 if there are none) |
 # |---|---|
 # | $X A^T$, $G B$ | `(n, r)` |
 # | $G S$ | `(n, in)` |
-# | $G_{t i_k} X_{t j_k}$ | `(n, nnz)`, all of them at once |
+# | $G_{t i_k} X_{t j_k}$ | `(n, nnz)`: one column for each $k$ |
 # | returns | `(dX, dB, dA, dv)`, with the shapes of `X`, `B`, `A`, `v` |
 #
 # **Tested:** as task 4, and on a layer of 4,000,000 x 4,800,000 as in task 5.
@@ -487,8 +512,10 @@ for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), 
     found = factored_backward(G, X, *weights)
     for name, now, array in zip("GXBAvI", (G, X, *weights), before):
         unchanged(name, now, array)
-    assert isinstance(found, (tuple, list)), "factored_backward should return (dX, dB, dA, dv)"
-    assert len(found) == 4, f"factored_backward returns {len(found)} things, should return (dX, dB, dA, dv)"
+    fine = isinstance(found, (tuple, list)) and len(found) == 4
+    assert fine, f"factored_backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
+    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
+    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
     last = {j: k for k, j in enumerate(I % width)}  # of several places in a column, the last one
     wrong[0]["of several places in one column only the last one counts: add, do not overwrite"] = gradients(
         G, X, B, A, np.isin(np.arange(len(I)), list(last.values())) * v, I, s)[0]
@@ -521,19 +548,22 @@ for name, mine, want in zip(("dX", "dB", "dA", "dv"), factored_backward(G, X, B,
 # **Write** `counts(matrices, rank, delta, rest)`: 6 to 14 lines. For each of three methods the number of trained parameters
 # $N$, and the bytes of weights, Adam's two moments and indices, as the paper's table 2 counts them. A weight takes 2 bytes
 # (bfloat16), and so does each of its two moments; a place of $S$ takes 8 more (int64), is not trained and has no moments. For
-# one matrix:
+# one matrix (there are `how_many` of it):
 #
 # | | parameters | indices |
 # |---|---|---|
 # | `"full"` | $\mathrm{out} \cdot \mathrm{in}$ | |
 # | `"low_rank"` | $r\,(\mathrm{out} + \mathrm{in})$ | |
-# | `"sltrain"` | as `"low_rank"`, and nnz more | $\mathrm{nnz} = \lfloor \delta\, \mathrm{out}\, \mathrm{in} \rfloor$ |
+# | `"sltrain"` | as `"low_rank"`, and nnz more | $\mathrm{nnz}$, computed as `int(delta * out * width)` |
 #
 # $$\text{bytes} = (2 + 2 + 2)\, N + 8\, N_{\text{indices}}$$
+#
+# with `rest` in $N$; $N_{\text{indices}}$ is the nnz of all matrices together, and 0 but for `"sltrain"`.
 #
 # | | |
 # |---|---|
 # | `matrices` | a list of `(out, in, how_many)`, such as `[(512, 512, 32), (1376, 512, 16), (512, 1376, 8)]` |
+# | `rank`, `delta` | $r$ and $\delta$, the same for all matrices |
 # | `rest` | the parameters outside of these matrices. They are trained too, by every method, and have moments |
 # | returns | `{"full": {"parameters": N, "bytes": bytes}, "low_rank": {...}, "sltrain": {...}}`, all of them `int` |
 #
@@ -568,16 +598,17 @@ check("counts([(6, 10, 2), (4, 15, 1)], 2, 0.21, 10)", counts([(6, 10, 2), (4, 1
       wrong={"full": {"parameters": {"rest is missing": 180, "how many there are of a matrix is forgotten": 130,
                                      "rest is subtracted": 170},
                       "bytes": {"Adam's two moments are missing": 380, "only one moment is counted": 760,
-                                "4 bytes for a number, bfloat16 has 2": 2280, "rest has moments too": 1100,
-                                "gradients are counted too": 1520}},
+                                "4 bytes for a number, bfloat16 has 2": 2280, "gradients are counted too": 1520,
+                                "rest is counted without moments, it has them too": 1100}},
              "low_rank": {"parameters": {"rest is missing": 102, "how many there are of a matrix is forgotten": 80,
                                          "the full matrices are counted too": 292, "r is missing": 61}},
              "sltrain": {"parameters": {"rest is missing": 138, "nnz is rounded, it should be cut": 151,
                                         "nnz is cut once for several matrices, it should be cut for each": 149,
-                                        "indices are no parameters, they are not trained": 184, "nnz is missing": 112,
+                                        "indices are counted as parameters, they are not trained": 184, "nnz is missing": 112,
                                         "how many there are of a matrix is forgotten": 104},
                          "bytes": {"indices are missing": 888, "4 bytes for an index, int64 has 8": 1032,
-                                   "2 bytes for an index, int64 has 8": 960, "indices have no moments": 1752}}})
+                                   "2 bytes for an index, int64 has 8": 960,
+                                   "indices are counted with moments, they have none": 1752}}})
 PAPER = {"60m": 44, "130m": 97, "350m": 194, "1b": 646}  # million parameters of SLTrain
 for size, millions in PAPER.items():
     model, r = paper.model_of(size), paper.RANKS[size]
@@ -652,16 +683,19 @@ for shape, options in (((5,), {"b1": 0.7, "b2": 0.95, "eps": 0.02}), ((3, 4), {}
         found = adam(p, g, m, u, t, lr, **options)
         for name, now, array in zip("pgmu", (p, g, m, u), before):
             unchanged(name, now, array)
-        assert isinstance(found, (tuple, list)), "adam should return (p, m, u)"
-        assert len(found) == 3, f"adam returns {len(found)} things, should return (p, m, u)"
+        fine = isinstance(found, (tuple, list)) and len(found) == 3
+        assert fine, f"adam returns {kind_of(found)}, should return (p, m, u)"
         check(f"m (t = {t})", found[1], m1, rtol=1e-8,
-              wrong={"m itself is returned, not m / (1 - b1^t)": m1 / one, "b1 and 1 - b1 are swapped": b1 * g + (1 - b1) * m,
-                     "b2 stands there for b1": b2 * m + (1 - b2) * g, "1 - b1 is missing": b1 * m + g, "m is as before": m})
+              wrong={"m / (1 - b1^t) is returned, should be m itself": m1 / one,
+                     "b1 and 1 - b1 are swapped": b1 * g + (1 - b1) * m, "m is as before": m,
+                     "b2 stands there for b1": b2 * m + (1 - b2) * g, "1 - b1 is missing": b1 * m + g,
+                     "u is returned in its place: the order is (p, m, u)": u1})
         check(f"u (t = {t})", found[2], u1, rtol=1e-8,
-              wrong={"u itself is returned, not u / (1 - b2^t)": u1 / two, "g is not squared": b2 * u + (1 - b2) * g,
+              wrong={"u / (1 - b2^t) is returned, should be u itself": u1 / two, "g is not squared": b2 * u + (1 - b2) * g,
                      "b1 stands there for b2": b1 * u + (1 - b1) * g**2, "1 - b2 is missing": b2 * u + g**2,
                      "b2 and 1 - b2 are swapped": b2 * g**2 + (1 - b2) * u, "u is as before": u,
-                     "b2 is 0.999, not the argument": 0.999 * u + 0.001 * g**2})
+                     "b2 is 0.999, not the argument": 0.999 * u + 0.001 * g**2,
+                     "m is squared, should be g": b2 * u + (1 - b2) * m1**2})
         mean, root = m1 / one, np.sqrt(u1 / two)
         new = p - lr * mean / (root + eps)
         wrong = {"bias correction is missing": p - lr * m1 / (np.sqrt(u1) + eps),
@@ -705,6 +739,9 @@ check("p (t = 1, g = 0)", adam(p, 0 * p, 0 * p, 0 * p, 1, 0.1)[0], p)
 #
 # $$G_2 = \frac{2}{N}(P - Y), \qquad dH = \text{dX of layer 2}, \qquad G_1 = dH * (1 - H * H)$$
 #
+# $G_2 = \partial L / \partial P$ and $G_1 = \partial L / \partial (X W_1^T)$ are what `backward` takes as `G` for layer 2 and
+# layer 1. For layer 2, `X` is $H$ and `dX` is $dH$.
+#
 # | | |
 # |---|---|
 # | `X`, `Y` | `(n, in)`, `(n, out)` |
@@ -712,8 +749,8 @@ check("p (t = 1, g = 0)", adam(p, 0 * p, 0 * p, 0 * p, 1, 0.1)[0], p)
 # | `s` | $\alpha / r$ of both |
 # | returns | `[(B, A, v), (B, A, v)]` after training |
 #
-# Use `forward`, `backward` and `adam` of above, or the factored forms. If one of them is not done yet, the checks below fail;
-# graders put the right one in its place.
+# You may change the arrays in `layers`, or copy them. Use `forward`, `backward` and `adam` of above, or the factored forms. If
+# one of them is not done yet, the checks below fail; the grader puts the right one in its place.
 #
 # **Tested:** the shapes, and the loss of *what you return* on data that you have not seen, which must be **below 0.06**.
 #
@@ -769,13 +806,15 @@ def train(X, Y, layers, s):
 X, Y, X_test, Y_test, layers, s = training_problem(draw("train"))
 start = [tuple(array.copy() for array in layer) for layer in layers]
 trained = train(X, Y, layers, s)
-assert trained is not None, "train returns None"
-assert [len(layer) for layer in trained] == [3, 3], "train should return [(B, A, v), (B, A, v)]"
+fine = isinstance(trained, (tuple, list)) and [isinstance(layer, (tuple, list)) and len(layer) for layer in trained] == [3, 3]
+assert fine, f"train returns {kind_of(trained)}, should return [(B, A, v), (B, A, v)]"
 for number, (old, new) in enumerate(zip(start, trained), 1):
     for name, before, now in zip("BAv", old, new):
         now = np.asarray(now)
-        assert now.shape == before.shape, f"{name} of layer {number} has shape {now.shape}, should have {before.shape}"
-        assert np.isfinite(now).all(), f"{name} of layer {number} has entries that are NaN or infinite: the training diverged"
+        assert now.shape == before.shape, (f"{name} of layer {number} has shape {now.shape}, should have {before.shape}; "
+                                           "the order is (B, A, v)")
+        assert np.isfinite(now).all(), (f"{name} of layer {number} is NaN or infinite: is the first t 0 (should be 1)? "
+                                        "Or did the training diverge (learning rate too large)?")
 
 trained = [(*map(np.asarray, layer), I) for layer, (*_, I) in zip(trained, start)]
 loss, loss_at_start = network_loss(trained, X_test, Y_test, s), network_loss(start, X_test, Y_test, s)
@@ -793,6 +832,7 @@ if not loss < 0.06:
     elif not names and loss > loss_at_start:
         why = "; it got worse: does the update go uphill?"
     elif not names:
-        why = (f"; on the training data it is {network_loss(trained, X, Y, s):.3f}. Too few or too small updates? Moments that "
-               "start anew? A factor of a gradient left out, such as 1 - H * H? The two layers mixed up?")
+        why = (f"; on the training data it is {network_loss(trained, X, Y, s):.3f}. Updates too few, too small, too large? Plain "
+               "descent, not Adam? Moments that start anew? A factor of a gradient left out, such as 1 - H * H? The two layers "
+               "mixed up?")
     raise AssertionError(f"the loss on unseen data is {loss:.3f} (at the start {loss_at_start:.3f}), should be below 0.06{why}")
