@@ -101,7 +101,8 @@ def check_sequence(what, got, want, rtol, atol, wrong):
     say(isinstance(got, (tuple, list)), f"{what} is {kind}, should be a {type(want).__name__} of {len(want)}")
     say(len(got) == len(want), f"{what} has {len(got)} parts, should have {len(want)}")
     if moved := permuted(got, want):
-        raise Wrong(f"{what}: {' and '.join(short[k] for k in moved)} are exchanged")
+        raise Wrong(f"{what}: {' and '.join(short[k] for k in moved)} are exchanged" if len(moved) == 2 else
+                    f"{what}: the order is wrong, should be ({', '.join(short)})")
     for k, (name, mine, right) in enumerate(zip(names, got, want)):
         check(name, mine, right, rtol, atol, (wrong or {}).get(k))
 
@@ -146,7 +147,7 @@ def shape_of(what, got, want):
     if got.ndim == 0:
         return text + ": summed over every axis?"
     if got.ndim < want.ndim:
-        return text + f": {axes(want.ndim - got.ndim)} fewer (summed over one too many?)"
+        return text + f": {axes(want.ndim - got.ndim)} fewer: summed over one too many, or not put back?"
     if got.ndim > want.ndim:
         return text + f": {axes(got.ndim - want.ndim)} more (a sum over it is missing?)"
     differ = [axis for axis in range(want.ndim) if got.shape[axis] != want.shape[axis]]

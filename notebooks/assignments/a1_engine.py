@@ -5,11 +5,14 @@
 # to a gradient, five backwards, and a gradient check that can fail.
 #
 # **How.** Replace each `raise NotImplementedError()` with your code. The cell below it checks your answer: it prints nothing
-# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. `pytest` in this folder
-# checks them all. Your tests are a part of the grader's; there are more cases there, none of them a trick. Use what
-# Python, NumPy and SciPy have. Do not call `minisl` in your answers: its engine is what the tests compare you with.
+# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. To check them all, save the
+# notebook, then run `python -m minisl.course check a1_engine.ipynb` (or `pytest`) in this folder: both read the saved file.
+# Your tests are a part of the grader's; there are more cases there, none of them a trick. The grader has its own copy of the
+# test cells: editing yours changes nothing. Use what Python, NumPy and SciPy have. Do not call `minisl` in your answers: its
+# engine is what the tests compare you with. (A rule for people: no test looks.)
 #
-# About three hours. Read first: notebook `01_autograd`.
+# About three hours. Read `notebooks/01_autograd.ipynb` first. It has code for some of these pieces: close it before you start,
+# and write yours from the formulas here. Open it again only where the hint did not help.
 #
 # **Words.** $L$ is the number in the end (the loss). $\bar x$ is the gradient of $L$ with respect to $x$, an array with the
 # shape of $x$: $\bar x_i = \partial L / \partial x_i$. A *backward* of $y = f(x)$ takes $\bar y$, which the code calls `grad`,
@@ -36,9 +39,10 @@ def ask(where, function, *arguments):
     """function(*arguments); an error in it says where. For the tests."""
     try:
         return function(*arguments)
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        shown = None if isinstance(error, RecursionError) else error  # a traceback of a thousand lines
-        raise Wrong(f"{where}: {type(error).__name__}: {error}") from shown
+    except RecursionError:  # its traceback has a thousand lines
+        raise Wrong(f"{where}: RecursionError: no recursion here, use a list as the stack") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise Wrong(f"{where}: {type(error).__name__}: {error}") from error
 
 # %% [markdown]
 # ## Task 1. The order of the backward pass (4 points, 30 minutes)
@@ -112,8 +116,9 @@ def check_order(what, root, graph):
         for parent in graph[name]:
             assert place[name] < place[parent], (f"{what}: {parent!r} comes before {name!r}, which was computed from it: "
                                                  "at its turn its gradient is not complete")
-    name, times = asked.most_common(1)[0]
-    assert times <= 2, f"{what}: parents was asked {times:,} times about {name!r}, at most 2 are allowed: visit each node once"
+    for name, times in asked.most_common(1):
+        assert times <= 2, (f"{what}: parents was asked {times:,} times about {name!r}, at most 2 are allowed: "
+                            "visit each node once")
 
 
 def draw_graph(rng, nodes):
@@ -205,11 +210,12 @@ check("gradient of shape () from ()", unbroadcast(np.asarray(grad.sum()), ()), g
 # $$y_i = a_i \, b_i .$$
 #
 # **Write** `multiply_backward(grad, a, b)`: 1 to 6 lines. Derive $\bar a$ and $\bar b$ with the chain rule, then think of the
-# shapes. You may call `unbroadcast` of task 2: if yours does not work, the grader gives this task one that does.
+# shapes. You may call `unbroadcast` of task 2. While yours does not pass, this task fails here too; the grader tries it again
+# with one that works.
 #
 # | | shape |
 # |---|---|
-# | `a`, `b` | any two that can be broadcast to each other, such as `(2, 3, 4)` and `(3, 1)` |
+# | `a`, `b` | arrays, any two that can be broadcast to each other, such as `(2, 3, 4)` and `(3, 1)`; a scalar has shape `()` |
 # | `grad` | that of `a * b`, such as `(2, 3, 4)` |
 # | returns | the tuple $(\bar a, \bar b)$, with the shapes of `a` and `b` |
 #
@@ -247,17 +253,18 @@ def check_multiply(rng, shape_a, shape_b):
 
 rng = draw("multiply_backward")
 m, n = (int(n) for n in rng.permutation([3, 4, 5])[:2])
-for shape_a, shape_b in (((m, n), (m, n)), ((2, m, n), (m, 1)), ((n,), (2, m, n)), ((m, 1), (1, n))):
+for shape_a, shape_b in (((m, n), (m, n)), ((2, m, n), (m, 1)), ((n,), (2, m, n)), ((m, 1), (1, n)), ((), (m, n))):
     check_multiply(rng, shape_a, shape_b)
 ### BEGIN HIDDEN TESTS
-for shape_a, shape_b in (((1, n), (1, n)), ((1, m), (n, 1)), ((2, 1, n), (m, 1)), ((), ()), ((), (m, n)), ((1,), ())):
+for shape_a, shape_b in (((1, n), (1, n)), ((1, m), (n, 1)), ((2, 1, n), (m, 1)), ((), ()), ((m, n), ()), ((1,), ())):
     check_multiply(rng, shape_a, shape_b)
 ### END HIDDEN TESTS
 
 # %% [markdown]
 # ## Task 4. The backward of a matrix product (4 points, 20 minutes)
 #
-# **Given** the forward of a linear layer, `y = x @ w`. A batch of $B$ texts of $T$ tokens uses one and the same $W$:
+# **Given** the forward of a linear layer, `y = x @ w`: $D$ numbers in, $O$ numbers out. A batch of $B$ texts of $T$ tokens uses
+# one and the same $W$:
 #
 # $$Y_{bto} = \sum_d X_{btd} \, W_{do} .$$
 #
@@ -293,12 +300,15 @@ def check_matmul(rng, shape, columns):
     arguments = {"grad": rng.standard_normal((*shape[:-1], columns)), "x": x, "w": w}
     before = {name: value.copy() for name, value in arguments.items()}
     want = engine(lambda x, w: x @ w, arguments["grad"], x, w)
-    wrong = {"mean over the batch, not sum": want[1] / math.prod(shape[:-1]),
-             "mean over the first axis of the batch, not sum": want[1] / shape[0],
-             "the other texts of the batch are missing": engine(lambda x, w: x @ w, arguments["grad"][:1], x[:1], w)[1]}
+    mixed = x.reshape(shape[-1], -1).T.reshape(shape), w.reshape(columns, -1).T
+    of_mixed = engine(lambda x, w: x @ w, arguments["grad"], *mixed)
+    wrong = {0: {"a reshape of w is no transpose: it mixes rows and columns": of_mixed[0]},
+             1: {"mean over the batch, not sum": want[1] / math.prod(shape[:-1]),
+                 "mean over the first axis of the batch, not sum": want[1] / shape[0],
+                 "the other texts of the batch are missing": engine(lambda x, w: x @ w, arguments["grad"][:1], x[:1], w)[1],
+                 "a reshape of x is no transpose: it mixes tokens and columns": of_mixed[1]}}
     where = f"x {shape}, w {w.shape}"
-    check(f"(gradient of x, gradient of w) for {where}", ask(where, matmul_backward, *arguments.values()), want,
-          wrong={1: wrong})
+    check(f"(gradient of x, gradient of w) for {where}", ask(where, matmul_backward, *arguments.values()), want, wrong=wrong)
     for name, value in arguments.items():
         unchanged(name, value, before[name])
 
@@ -397,7 +407,7 @@ check_sum(rng, (k, m, 2, n), (1, -2), False)
 #
 # | | shape |
 # |---|---|
-# | `index` | any, such as `(B, T)`; integers from 0 to `rows` - 1, some of them more than once |
+# | `index` | any number of axes, also none: `(B, T)`, `()`; integers from 0 to `rows` - 1, some of them more than once |
 # | `grad` | that of `index`, and `D` behind: `(B, T, D)` |
 # | `rows` | the number of rows of $W$ |
 # | returns | $\bar W$ of shape `(rows, D)` |
@@ -425,11 +435,19 @@ def check_gather(rng, index, rows, columns):
     index = np.asarray(index)
     grad = rng.standard_normal((*index.shape, columns))
     before, (want,) = (grad.copy(), index.copy()), engine(lambda w: w[index], grad, rng.standard_normal((rows, columns)))
-    last = np.zeros((rows, columns))
-    last[index] = grad
+
+    def last(index, grad):
+        w = np.zeros((rows, columns))
+        w[index] = grad
+        return w
+
     count = np.bincount(index.reshape(-1), minlength=rows)[:, None]
-    wrong = {"where a token comes again, only its last place counts; they should add up": last,
-             "grad is not used": count + 0 * last, "the mean over a token's places, not the sum": want / np.maximum(count, 1)}
+    wrong = {"where a token comes again, only its last place counts; they should add up": last(index, grad),
+             "the mean over a token's places, not the sum": want / np.maximum(count, 1),
+             "grad is not used": count * np.ones(columns)}
+    if index.ndim > 1:
+        wrong["only index's first axis was looped over: a token that comes again along another axis counts once"] = sum(
+            map(last, index, grad))
     where = f"w ({rows}, {columns}), index {index.tolist() if index.size < 9 else f'of shape {index.shape}'}"
     check(f"{where}: gradient of w", ask(where, gather_backward, grad, index, rows), want, wrong=wrong)
     unchanged("grad", grad, before[0])
@@ -440,7 +458,9 @@ rng = draw("gather_backward")
 check_gather(rng, [2, 0, 3], rows=5, columns=3)
 check_gather(rng, [1, 1, 4, 1], rows=5, columns=3)
 B, T, D = (int(n) for n in rng.permutation([3, 4, 5]))
-check_gather(rng, rng.integers(1, 5, (B, T)), rows=7, columns=D)
+index = rng.integers(1, 5, (B, T))
+index[:, 1] = index[:, 0]
+check_gather(rng, index, rows=7, columns=D)
 ### BEGIN HIDDEN TESTS
 check_gather(rng, 1, rows=3, columns=D)
 check_gather(rng, [0, 0], rows=1, columns=1)
@@ -464,8 +484,8 @@ check_gather(rng, rng.integers(0, 5, (T, B)).T, rows=9, columns=D)
 # | `axis` | a number, which may be negative |
 # | returns | $\bar x$, the same shape |
 #
-# **Tested:** every axis of arrays with one to three axes; negative numbers; $x$ with entries of 1,000; that no argument is
-# changed.
+# **Tested:** small numbers written out; every axis of arrays with one to three axes; negative numbers; $x$ with entries of
+# 1,000; that no argument is changed.
 #
 # <details><summary>Hint</summary>
 #
@@ -486,32 +506,41 @@ def check_log_softmax(rng, shape, axis, scale=1):
     grad = rng.uniform(0.5, 1.5, shape)
     y = ops.log_softmax(Tensor(x), axis).data
     before, (want,) = (grad.copy(), y.copy()), engine(lambda x: ops.log_softmax(x, axis), grad, x)
-    wrong = {"the part that comes from the sum is missing": grad, "the part that comes from x_k in front is missing": want - grad,
-             "the part that comes from the sum has the wrong sign": 2 * grad - want,
-             "the mean along the axis, not the sum": grad - (grad - want) / shape[axis],
-             "this is the gradient of softmax, not of log-softmax": engine(lambda x: ops.softmax(x, axis), grad, x)[0]}
-    ### BEGIN HIDDEN TESTS
-    p, total = np.exp(y), grad.sum(axis, keepdims=True)
-    others = [k for k in range(len(shape)) if k != axis % len(shape)]
-    wrong |= {f"the sum runs over axis {k}": grad - p * grad.sum(k, keepdims=True) for k in others}
-    wrong |= {"the sum runs over every axis": grad - p * grad.sum(), "y stands where exp y should": grad - y * total,
-              "grad is not summed": grad - p * grad, "the sum of grad is missing": grad - p, "exp y is missing": grad - total}
-    ### END HIDDEN TESTS
-    where = f"x {shape}, axis={axis}"
-    check(f"{where}: gradient of x", ask(where, log_softmax_backward, grad, y, axis), want, wrong=wrong)
+    where = f"x {shape}, axis={axis}" + f", entries of about {scale:,}" * (scale != 1)
+    check(f"{where}: gradient of x", ask(where, log_softmax_backward, grad, y, axis), want)
     unchanged("grad", grad, before[0])
     unchanged("y", y, before[1])
 
 
+# grad and e^y for axis 0, and what people answer; for axis 1 all of it transposed
+grad, p = np.array([[1, 2, 3], [5, 6, 9.0]]), np.array([[2, 1, 4], [6, 7, 4]]) / 8
+KNOWN = {"the part that comes from the sum is missing": grad,
+         "the part that comes from x_k in front is missing": [[-1.5, -1, -6], [-4.5, -7, -6]],
+         "the part that comes from the sum has the wrong sign": [[2.5, 3, 9], [9.5, 13, 15]],
+         "the mean along the axis, not the sum": [[0.25, 1.5, 0], [2.75, 2.5, 6]],
+         "this is the gradient of softmax, not of log-softmax": [[-0.75, -0.4375, -1.5], [0.75, 0.4375, 1.5]],
+         "the sum runs over the other axis": [[-0.5, 1.25, 0], [-10, -11.5, -1]],
+         "the sum runs over every axis": [[-5.5, -1.25, -10], [-14.5, -16.75, -4]],
+         "grad is not summed": [[0.75, 1.75, 1.5], [1.25, 0.75, 4.5]],
+         "the sum of grad is missing": [[0.75, 1.875, 2.5], [4.25, 5.125, 8.5]],
+         "the sum of grad * exp y was taken, should be the sum of grad": [[0, 1.3125, 0], [2, 1.1875, 6]],
+         "exp y is missing": [[-5, -6, -9], [-1, -2, -3]],
+         "y stands where exp y should": [[9.31776617, 18.63553233, 11.31776617], [6.72609243, 7.06825114, 17.31776617]]}
+for axis in (0, 1):
+    turned = np.transpose if axis else np.array
+    where = f"grad {turned(grad).tolist()}, exp y {turned(p).tolist()}, axis={axis}"
+    check(f"{where}: gradient of x", ask(where, log_softmax_backward, turned(grad), np.log(turned(p)), axis),
+          turned([[-0.5, 1, -3], [0.5, -1, 3]]), wrong={mistake: turned(values) for mistake, values in KNOWN.items()})
 rng = draw("log_softmax_backward")
 k, m, n = (int(n) for n in rng.permutation([3, 4, 5]))
 for shape, axis in (((n,), 0), ((m, n), -1), ((m, n), 0), ((k, m, n), 1)):
     check_log_softmax(rng, shape, axis)
+check_log_softmax(rng, (m, n), -1, scale=1000)
 ### BEGIN HIDDEN TESTS
 for shape, axis in (((n,), -1), ((m, n), 1), ((m, n), -2), ((k, m, n), 0), ((k, m, n), -2), ((k, m, n), 2), ((m, m), 0),
                     ((m, 1), 0)):
     check_log_softmax(rng, shape, axis)
-check_log_softmax(rng, (m, n), -1, scale=1000)
+check_log_softmax(rng, (k, m, n), 1, scale=1000)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -527,19 +556,20 @@ check_log_softmax(rng, (m, n), -1, scale=1000)
 #
 # $e_i$ is 1 at entry $i$ and 0 elsewhere. $\varepsilon = 2.2 \cdot 10^{-16}$ is `np.finfo(np.float64).eps`. The step follows
 # the size of $x$: one step for all would be too large for $x$ of a thousandth, or drown in rounding for $x$ of thousands.
+# Call both `f` and `gradient` with float64 copies of `x`.
 #
 # | | |
 # |---|---|
 # | `f` | a function: an array with the shape of `x` in, a number out |
 # | `gradient` | a function: an array with the shape of `x` in, an array out |
-# | `x` | an array of any shape: float64, float32 or integers. Some entries may be 0, not all. Measure in float64 |
+# | `x` | an array of any shape: float64, float32 or integers. Some entries may be 0, not all |
 # | returns | the error, a number; NaN or infinity if the gradient has a NaN |
 # | raises | `ValueError` if `gradient(x)` has another shape than `x`; also if all $m_i$ are 0, where the check cannot fail |
 #
 # **Tested:** right gradients have an error below 1e-6, for $x$ of size 1, 1000 and 0.001, for float32 and integers, for 1 to 3
-# axes. Wrong ones have an error above 1e-5: zeros, the wrong sign, all entries or one wrong by a factor as near to 1 as
-# $1 + 2 \cdot 10^{-5}$, transposed, NaN. The error follows the formula: for zeros it is 1. And `x` is the same after the call as
-# before, to the last bit.
+# axes, also where one derivative is 0. Wrong ones have an error above 1e-5: zeros, the wrong sign, all entries or one (not far
+# below the largest) wrong by a factor as near to 1 as $1 + 2 \cdot 10^{-5}$, transposed, NaN. The error follows the formula: for
+# zeros it is 1. And `x` is the same after the call as before, to the last bit.
 #
 # <details><summary>Hint</summary>
 #
@@ -604,6 +634,10 @@ MISTAKES = {"zeros": np.zeros_like, "the wrong sign": np.negative, "all times 1 
             "the last entry is NaN": entry(-1, np.nan)}
 rng = draw("gradient_check")
 c, x = rng.uniform(1, 2, (3, 3)), rng.uniform(0.2, 1, (3, 3))
+error = error_of("f(x) = sum c sin x", lambda x: (c * np.sin(x)).sum(), lambda x: c * np.cos(x), x)
+rejected = f"f(x) = sum c sin x: the right gradient is rejected: error {error:.2g}"
+assert not 0.499 < error < 0.501, f"{rejected} (is the 2 of 2h missing?)"
+assert not 1e-6 < error < 1e-4, f"{rejected} (one-sided? f(x + h e_i) - f(x - h e_i) is the numerator)"
 check_checker("f(x) = sum c sin x", lambda x: (c * np.sin(x)).sum(), lambda x: c * np.cos(x), x,
               MISTAKES | {"transposed": np.transpose})
 for size, step in ((1, ""), (1000, " (is the step too small?)"), (0.001, " (is the step too large?)")):
@@ -611,11 +645,17 @@ for size, step in ((1, ""), (1000, " (is the step too small?)"), (0.001, " (is t
                   size * (1 + x), MISTAKES)
 check_checker("f(x) = sum c x^3, x in float32 (measured in float32?)", lambda x: (c * x**3).sum(), lambda x: 3 * c * x**2,
               x.astype(np.float32), MISTAKES)
-check_checker("f(x) = sum c exp x, x with zeros", lambda x: (c * np.exp(x)).sum(), lambda x: c * np.exp(x), x * (1 - np.eye(3)),
-              MISTAKES)
+check_checker("f(x) = sum c x^3, x of integers (steps cut to integers?)", lambda x: (c * x**3).sum(), lambda x: 3 * c * x**2,
+              rng.integers(1, 5, (3, 3)), MISTAKES)
+check_checker("f(x) = sum c exp x, x with zeros (is h 0 where x is? It follows the largest entry)",
+              lambda x: (c * np.exp(x)).sum(), lambda x: c * np.exp(x), x * (1 - np.eye(3)), MISTAKES)
 for factor, want in ((0, 1.0), (-1, 2.0), (1.25, 0.2)):
     error = error_of("f(x) = sum c x", lambda x: (c * x).sum(), lambda x, factor=factor: factor * c, x)
     check(f"error of {factor} times the right gradient", error, want, rtol=1e-5)
+flat = x.copy()
+flat[1, 1] = np.pi / 2
+check_checker("f(x) = sum c sin x, one derivative is 0 (is 1e-3 max |m_j| missing?)", lambda x: (c * np.sin(x)).sum(),
+              lambda x: c * np.cos(x), flat, MISTAKES)
 raises(ValueError, gradient_check, lambda x: 3.0, np.zeros_like, x, when="a function that does not change with x")
 raises(ValueError, gradient_check, np.sum, lambda x: np.ones(1), x, when="a gradient of shape (1,), for x of shape (3, 3)")
 raises(ValueError, gradient_check, np.sum, lambda x: np.ones(3), x[:, :1], when="a gradient of shape (3,), for x of shape (3, 1)")
@@ -632,7 +672,7 @@ def gradient(x):
     return c[(0,) * (3 - x.ndim)][..., :x.shape[-1]] * np.exp(x)
 
 
-check_checker("f(x) = sum c x^3, x of integers (steps cut to integers?)", lambda x: (c * x**3).sum(), lambda x: 3 * c * x**2,
+check_checker(f"f(x) = sum c x^3, x {(k, m, n)} of integers", lambda x: (c * x**3).sum(), lambda x: 3 * c * x**2,
               rng.integers(1, 5, (k, m, n)), MISTAKES)
 check_checker("f(x) = sum c log -x, x negative", lambda x: (c * np.log(-x)).sum(), lambda x: c / x,
               -rng.uniform(1, 2, (k, m, n)), MISTAKES)

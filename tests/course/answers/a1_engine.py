@@ -74,7 +74,7 @@ def topological_order(root, parents):
 
     visit(root)
     return finished[::-1]
-""", "RecursionError: maximum recursion depth exceeded"),
+""", "a chain of 5,000: RecursionError: no recursion here, use a list as the stack"),
         ("every path", None, """
 def topological_order(root, parents):
     order = [root]
@@ -93,6 +93,10 @@ def topological_order(root, parents):
         ("edges counted, users taken off", None, KAHN[::-1].replace("in GRAPH[node]"[::-1], "in set(GRAPH[node])"[::-1], 1)[::-1],
          "y = x * x: 'x', a leaf, is missing: 1 of 2 nodes are in the order"),
         ("leaves left out", "elif node not in seen:", "elif node not in seen and parents(node):", "is missing"),
+        ("the root alone", None, """
+def topological_order(root, parents):
+    return [root]
+""", "y = x * x: 'x', a leaf, is missing: 1 of 2 nodes are in the order"),
         ("root left out", "return finished[::-1]", "return finished[-2::-1]", "'x', a leaf, is missing: 0 of 1 nodes"),
     ],
     "unbroadcast": [
@@ -167,6 +171,9 @@ def unbroadcast(grad, shape):
         ("dw of the first text", "rows.T @ rows_of_grad", "(x if x.ndim == 2 else x[0]).T @ (grad if x.ndim == 2 else grad[0])",
          "the other texts of the batch are missing"),
         ("dw transposed", "rows.T @ rows_of_grad", "rows_of_grad.T @ rows", "transposed?"),
+        ("x reshaped, not transposed", "rows.T @ rows_of_grad", "x.reshape(x.shape[-1], -1) @ rows_of_grad",
+         "a reshape of x is no transpose: it mixes tokens and columns"),
+        ("w reshaped, not transposed", "grad @ w.T", "grad @ w.reshape(w.shape[::-1])", "a reshape of w is no transpose"),
         ("w not transposed", "grad @ w.T", "grad @ w", "mismatch in its core dimension"),
         ("swapped", "grad @ w.T, rows.T @ rows_of_grad", "rows.T @ rows_of_grad, grad @ w.T",
          "gradient of x and gradient of w are exchanged"),
@@ -199,6 +206,10 @@ def matmul_backward(grad, x, w):
          "times what it should be"),
         ("ones", "np.broadcast_to(grad, shape).copy()", "np.ones(shape)", "grad is not used"),
         ("not copied to shape", "np.broadcast_to(grad, shape).copy()", "grad", "look at axis"),
+        ("grad returned", None, """
+def sum_backward(grad, shape, axis, keepdims):
+    return grad
+""", "1 axis fewer: summed over one too many, or not put back?"),
         ("None forgotten", "if axis is None:", "if False:", "axis=None, keepdims=False: TypeError"),
         ("nothing returned", "return np.broadcast_to", "np.broadcast_to", "is None: does the function return it?"),
         ("one axis only", "grad = np.expand_dims(grad, axis)",
@@ -233,7 +244,7 @@ def gather_backward(grad, index, rows):
     for k in range(len(index)):
         dw[index[k]] += grad[k]
     return dw
-""", ": gradient of w is wrong wherever the index of axis 0 is"),
+""", "only index's first axis was looped over"),
         ("transposed", "return dw", "return dw.T", "transposed?"),
         ("columns", "np.zeros((rows, grad.shape[-1]))\n    np.add.at(dw, index, grad)",
          "np.zeros((grad.shape[-1], rows))\n    np.add.at(dw.T, index, grad)", "transposed?"),
@@ -249,7 +260,10 @@ def gather_backward(grad, index, rows):
         ("y for p", "np.exp(y)", "y", "y stands where exp y should"),
         ("softmax's backward", "grad - np.exp(y) * grad.sum(axis, keepdims=True)",
          "np.exp(y) * (grad - (grad * np.exp(y)).sum(axis, keepdims=True))", "the gradient of softmax, not of log-softmax"),
-        ("last axis", "grad.sum(axis,", "grad.sum(-1,", "axis=0: gradient of x is wrong: the sum runs over axis 1"),
+        ("last axis", "grad.sum(axis,", "grad.sum(-1,", "axis=0: gradient of x is wrong: the sum runs over the other axis"),
+        ("first axis", "grad.sum(axis,", "grad.sum(0,", "axis=1: gradient of x is wrong: the sum runs over the other axis"),
+        ("sum of grad p", "grad.sum(axis, keepdims=True)", "(grad * np.exp(y)).sum(axis, keepdims=True)",
+         "the sum of grad * exp y was taken, should be the sum of grad"),
         ("all axes", "grad.sum(axis,", "grad.sum(None,", "the sum runs over every axis"),
         ("mean", "grad.sum", "grad.mean", "the mean along the axis, not the sum"),
         ("no sum", "np.exp(y) * grad.sum(axis, keepdims=True)", "np.exp(y) * grad", "grad is not summed"),
@@ -286,9 +300,13 @@ def gradient_check(f, gradient, x):
         ("step by entry", "        step[i] = h\n        measured[i] = (f(x + step) - f(x - step)) / (2 * h)", """
         step[i] = h = np.finfo(np.float64).eps ** (1 / 3) * abs(x[i])
         with np.errstate(invalid="ignore"):
-            measured[i] = (f(x + step) - f(x - step)) / (2 * h)""", "x with zeros: the right gradient is rejected: error nan"),
-        ("one side", "(f(x + step) - f(x - step)) / (2 * h)", "(f(x + step) - f(x)) / h", "the right gradient is rejected"),
-        ("2 forgotten", "/ (2 * h)", "/ h", "the right gradient is rejected"),
+            measured[i] = (f(x + step) - f(x - step)) / (2 * h)""",
+         "(is h 0 where x is? It follows the largest entry): the right gradient is rejected"),
+        ("one side", "(f(x + step) - f(x - step)) / (2 * h)", "(f(x + step) - f(x)) / h",
+         "(one-sided? f(x + h e_i) - f(x - h e_i) is the numerator)"),
+        ("2 forgotten", "/ (2 * h)", "/ h", "(is the 2 of 2h missing?)"),
+        ("no floor", "np.maximum(np.maximum(abs(derived), abs(measured)), 1e-3 * abs(measured).max())",
+         "np.maximum(abs(derived), abs(measured))", "(is 1e-3 max |m_j| missing?): the right gradient is rejected"),
         ("all entries at once", "step[i] = h", "step[...] = h", "the right gradient is rejected"),
         ("x is changed", "x = np.array(x, np.float64)", "x = np.asarray(x, np.float64)\n    x += 0.1\n    x -= 0.1",
          "x was changed by the call"),

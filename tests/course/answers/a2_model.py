@@ -21,6 +21,8 @@ MISTAKES = {
 def rms_norm(x, gain, eps):
     return gain * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
 """, "as in LayerNorm"),
+        ("variance", "(x * x).mean(-1, keepdims=True)", "x.var(-1, keepdims=True)",
+         "the variance was taken (the mean subtracted), should be the mean of x^2"),
         ("in place", None, """
 def rms_norm(x, gain, eps):
     x /= np.sqrt((x * x).mean(-1, keepdims=True) + eps)
@@ -41,6 +43,7 @@ def rms_norm(x, gain, eps):
         ("no gain in the second term", "(u * normed)", "(dy * normed)", "the gain is missing in the second term"),
         ("power of r", "r * (u - normed * (u * normed)", "(r * u - x * r * (u * x)", "has r where r^3 belongs"),
         ("eps forgotten", " + eps)", ")", "eps is missing"),
+        ("r a root", "r = 1 / np.sqrt", "r = np.sqrt", "r is the root, should be 1 / root"),
         ("mean over the tokens in dx", "(u * normed).mean(-1,", "(u * normed).mean(0,", "the mean runs over the tokens"),
         ("dgain not summed", ".reshape(-1, x.shape[-1]).sum(axis=0)", "", "a sum over it is missing"),
         ("dgain over one axis", ".reshape(-1, x.shape[-1]).sum(axis=0)", ".sum(0)", "axis more (a sum over it is missing?)"),
@@ -155,12 +158,13 @@ def attention(q, k, v):
         ("by sqrt(D)", "/ np.sqrt(d)", "/ np.sqrt(q.shape[1] * d)", "divided by sqrt(H d)"),
         ("k q^T", "q @ k.swapaxes(-1, -2)", "k @ q.swapaxes(-1, -2)", "q and k are exchanged"),
         ("overflow", "np.exp(s - s.max(-1, keepdims=True))", "np.exp(s)", "scores of about 10,000"),
+        ("one maximum for all rows", "s.max(-1, keepdims=True)", "s.max()", "subtract, in each row, the largest score"),
         ("maximum of all", None, """
 def attention(q, k, v):
     s = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
     e = np.tril(np.exp(s - s.max(-1, keepdims=True)))
     return e / e.sum(-1, keepdims=True) @ v
-""", "the largest of what is seen"),
+""", "the largest score that this query sees"),
         ("in place", "s = q @ k.swapaxes(-1, -2) / np.sqrt(d)", "q /= np.sqrt(d); s = q @ k.swapaxes(-1, -2)",
          "q was changed by the call"),
         ("transposed as in two dimensions", "k.swapaxes(-1, -2)", "k.T", "matmul"),
@@ -169,6 +173,8 @@ def attention(q, k, v):
     ],
     "attention_backward": [
         ("no scale", " * dp).sum(-1, keepdims=True)) / np.sqrt(d)", " * dp).sum(-1, keepdims=True))", "1 / sqrt(d) is missing"),
+        ("no scale in P", "k.swapaxes(-1, -2) / np.sqrt(d)", "k.swapaxes(-1, -2)", "P was computed without 1 / sqrt(d)"),
+        ("no keepdims in dS", "(p * dp).sum(-1, keepdims=True)", "(p * dp).sum(-1)", "in dS the row's sum needs keepdims"),
         ("scale by d", "keepdims=True)) / np.sqrt(d)", "keepdims=True)) / d", "divided by d, should be divided by sqrt(d)"),
         ("no average", "(dp - (p * dp).sum(-1, keepdims=True))", "dp", "the sum of P dP over the row is not subtracted"),
         ("plain mean", "(p * dp).sum(-1", "dp.mean(-1", "in dS the mean of dP is subtracted"),
@@ -180,6 +186,8 @@ def attention(q, k, v):
         ("plus", "(dp - (p", "(dp + (p", "the sum of P dP over the row is added"),
         ("exchanged", "return ds @ k, ds.swapaxes(-1, -2) @ q,", "return ds.swapaxes(-1, -2) @ q, ds @ k,",
          "dq and dk are exchanged"),
+        ("dv first", "return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do",
+         "return p.swapaxes(-1, -2) @ do, ds @ k, ds.swapaxes(-1, -2) @ q", "the order is wrong, should be (dq, dk, dv)"),
         ("dk not transposed", "ds.swapaxes(-1, -2) @ q", "ds @ q", "dS is not transposed"),
         ("dv not transposed", "p.swapaxes(-1, -2) @ do", "p @ do", "P is not transposed"),
         ("dv of v", "p.swapaxes(-1, -2) @ do", "p.swapaxes(-1, -2) @ v", "multiplied by v, should be by do"),
@@ -198,7 +206,8 @@ def attention(q, k, v):
          "the position labelled -100 counts too"),
         ("-100 indexes", "kept = labels != -100", "kept = labels >= -100", "index -100 is out of bounds"),
         ("V too", ".mean()", ".sum() / z.size", "divided by the number of logits"),
-        ("overflow", "z.max(axis=1)", "0 * z.max(axis=1)", "subtract the largest"),
+        ("overflow", "z.max(axis=1)", "0 * z.max(axis=1)", "subtract each position's own largest"),
+        ("one maximum for all positions", "z.max(axis=1)", "np.full(len(z), z.max())", "subtract each position's own largest"),
         ("ln of 0", None, """
 def cross_entropy(logits, labels):
     kept = labels != -100
@@ -271,7 +280,7 @@ def cross_entropy_backward(logits, labels):
     dz[kept] = p
     return dz
 """, "subtracted after dividing"),
-        ("kept rows only", "return dz", "return dz[kept]", "axis fewer"),
+        ("kept rows only", "return dz", "return dz[kept]", "1 axis fewer: summed over one too many, or not put back?"),
         ("only the right word", None, """
 def cross_entropy_backward(logits, labels):
     kept = labels != -100
@@ -292,6 +301,14 @@ def cross_entropy_backward(logits, labels):
         ("no RoPE", "attention(rope(q, 0, theta), rope(k, 0, theta), v)", "attention(q, k, v)", "RoPE has no effect"),
         ("RoPE on q", "rope(k, 0, theta), v)", "k, v)", "RoPE turns the queries only"),
         ("RoPE on v", ", v)", ", rope(v, 0, theta))", "RoPE turns the values too"),
+        ("queries of x", "(linear(h, w[name]).reshape", "(linear(x if name == \"q_proj\" else h, w[name]).reshape",
+         "queries are computed from x before its norm"),
+        ("no o_proj", "linear(o.swapaxes(1, 2).reshape(B, T, D), w[\"o_proj\"])", "o.swapaxes(1, 2).reshape(B, T, D)",
+         "o_proj is not used"),
+        ("one norm for both", "h = rms_norm(x, w[\"post_attention_layernorm\"], eps)", "pass",
+         "(or the first norm's result is used twice)"),
+        ("keys from position 1", "rope(k, 0, theta)", "rope(k, 1, theta)",
+         "(one token alone is right, so look at what mixes tokens"),
         ("RoPE before the heads are split", "attention(rope(q, 0, theta), rope(k, 0, theta), v)",
          "attention(*(rope(y.swapaxes(1, 2), 0, theta).swapaxes(1, 2) for y in (q, k)), v)", "takes heads for tokens"),
         ("no last norm", "linear(rms_norm(x, weights[\"model.norm.weight\"], eps), weights", "linear(x, weights",
