@@ -184,7 +184,7 @@ MISTAKES = {
         ("one moment", "6 * n +", "4 * n +", "only one moment"),
         ("float32", "6 * n +", "12 * n +", "bfloat16 has 2"),
         ("gradients too", "6 * n +", "8 * n +", "gradients are counted too"),
-        ("floats", "6 * n +", "6.0 * n +", "has type float64"),
+        ("floats", "6 * n +", "6.0 * n +", "a float; should be an int"),
     ],
     "adam": [
         ("nothing returned", f"return {STEP}, m, u", f"{STEP}, m, u", "should return (p, m, u)"),
