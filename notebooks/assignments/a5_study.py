@@ -13,10 +13,18 @@
 # `study.json`, which is checked in task 4. The report in the end is read by a person.
 #
 # **How.** Replace each `raise NotImplementedError()` with your code. The cell below it checks your answer: it prints nothing and
-# passes, or says what is wrong. The grader has more cases, none of them a trick. Hand in this notebook **and `study.json`**.
+# passes, or says what is wrong. Save the notebook, then `python -m minisl.course check a5_study.ipynb` (or `pytest`) in this
+# folder checks them all. Both read the saved file. The grader uses its own copy of the test cells; editing yours changes nothing.
+# It has more cases, none of them a trick.
 #
-# Your study has five seeds, and they are yours: `seeds(5)` draws them from your name (file `student.txt` beside this notebook, if
-# your course uses it). Nobody else has the same, so nobody else has the same losses.
+# **Hand in** this notebook, `study.json`, and `student.txt` if you have one: all three lie in this folder.
+#
+# **Your seeds.** Your study has five, and they are yours: `seeds(5)` draws them from your name. If your course gave you one,
+# write it, and nothing else, into a file `student.txt` beside this notebook, *before* you make the study: another name has other
+# seeds. Without the file everybody's are the same.
+#
+# **Cells of your own** are welcome. One that makes a name which a task reads is run again with that task. So put what it does
+# into a function (`def figure(): ...`), and calls into a cell that makes no names.
 #
 # About five hours, two of them for the report; the computer needs one or two minutes. Read first: notebooks `04_why_random` and
 # `06_memory`.
@@ -159,13 +167,14 @@ def model_and_method(method, rank, delta, shape):
 # - `"bytes"`: what is there all through training, in float32 with Adam: weights, indices of $S$ (4 bytes each), moments, and
 #   GaLore's projections; neither gradients nor activations.
 #
-# **Write** `largest_rank(method, delta, budget, unit, shape)`: 6 to 12 lines. The result is
+# **Given** a method, a budget and a model's shape. You need not derive the costs: `model_and_method` (above) returns a `config`
+# and a `Method`; the model that its `build(config)` makes has `num_parameters()`; and `kept` counts bytes by kind (import it from
+# `minisl.memory.formula`; notebook `06_memory`, section 1).
 #
-# $$\max\,\{\, r : 1 \le r \le h,\ \text{cost}(r) \le \text{budget} \,\}, \qquad h = \text{hidden size}.$$
+# **Write** `largest_rank(method, delta, budget, unit, shape)`: 6 to 12 lines. It raises `ValueError` where no rank fits. Else the
+# result is
 #
-# Raise `ValueError` where no rank fits. You need not derive the costs: a model built by a `Method` has `num_parameters()`, and
-# `kept` in `minisl.memory.formula` counts bytes by kind (notebook `06_memory`, section 1). The given `model_and_method` makes
-# what they take.
+# $$\max\,\{\, r : 1 \le r \le h,\ \text{cost}(r) \le \text{budget} \,\}, \qquad h = \text{hidden size of the shape}.$$
 #
 # | | |
 # |---|---|
@@ -213,7 +222,10 @@ def check_rank(method, delta, budget, unit, shape, rank, wrong=None):
     try:
         got = largest_rank(method, delta, budget, unit, dict(shape))
     except ValueError as error:
-        raise Wrong(f"{what} should be {rank}, but there is a ValueError ({error}): is it {unit} that are counted?") from None
+        counted = {"parameters": "parameters", "bytes": "bytes at rest"}[unit]
+        raise Wrong(f"{what} should be {rank}, but there is a ValueError ({error}): is it {counted} that are counted, "
+                    "and of this shape?") from None
+    say(np.ndim(got) == 0, f"{what} is {got}, should be one number")
     check(what, got, rank, wrong=wrong)
 
 
@@ -266,8 +278,11 @@ for method, unit in (("low_rank", "parameters"), ("sltrain", "parameters"), ("sl
 # %% [markdown]
 # ## Task 2. One run, written down (5 points, 30 minutes)
 #
-# A record must let another person count, compare and repeat. **Write** `run(settings, seed, steps)`: 4 to 10 lines. It makes one
-# run with the given `trained` and returns a dict:
+# A record must let another person count, compare and repeat.
+#
+# **Given** `trained(settings, seed, steps)`, which makes one run and returns its `Job` (above).
+#
+# **Write** `run(settings, seed, steps)`: 4 to 10 lines. It makes the run and returns a dict with these keys, and no others:
 #
 # | key | type | |
 # |---|---|---|
@@ -278,7 +293,7 @@ for method, unit in (("low_rank", "parameters"), ("sltrain", "parameters"), ("sl
 # | `"losses"` | list of float | of every update, in order, as they are (not rounded) |
 # | `"val_loss"` | float | of the held-out letters after the last update: nothing is chosen by looking at it |
 #
-# It will be written to a JSON file, which has lists, numbers and strings, and no arrays.
+# `steps` need not be `STEPS`. The dict will be written to a JSON file, which has lists, numbers and strings, and no arrays.
 #
 # **Tested:** several arms, seeds and numbers of updates, each against a run made by the test; that it can be written as JSON.
 #
@@ -317,10 +332,13 @@ def check_run(question, name, seed, steps):
               "updates": {"STEPS, not the `steps` of this run": STEPS, "one too few: the losses start with update 1": steps - 1}})
     say("losses" in got and "val_loss" in got, f"{what} has no 'losses' or no 'val_loss'")
     say(isinstance(got["losses"], list), f"{what}'s losses are no list; there should be one number for each update")
+    say(len(got["losses"]) == steps, f"{what} has {len(got['losses'])} losses, should have one for each of {steps} updates, the "
+        "first included: does `trained` get `steps`?")
     for other in (seed + 1, 42, 0):
         say(other == seed or got["losses"][:1] != trained(settings, other, 1).losses.tolist(),
             f"{what} has the losses of seed {other}")
-    check(f"{what}['losses']", np.array(got["losses"]), job.losses, rtol=1e-6)
+    check(f"{what}['losses']", np.array(got["losses"]), job.losses, rtol=1e-6, wrong={
+        f"it is rounded to {digits} digits": np.round(job.losses, digits) for digits in (2, 3, 4)})
     check(f"{what}['val_loss']", got["val_loss"], job.val_loss, rtol=1e-6, wrong={
         "it is the last training loss": job.losses[-1], "it is the lowest training loss": job.losses.min(),
         "it is the mean of the training losses": job.losses.mean()})
@@ -336,23 +354,25 @@ check_run("delta", "delta 0", int(rng.integers(100, 9000)), int(rng.integers(12,
 # %% [markdown]
 # ## Task 3. Error bars (6 points, 45 minutes)
 #
-# Five seeds give an arm five losses $x_1, \dots, x_n$. With $s^2 = \frac{1}{n-1}\sum_i (x_i - \bar x)^2$ the mean has the
-# standard error $s / \sqrt n$, and if the losses were drawn from a normal distribution, the 95 % interval for its mean is
+# **Given** the runs of several arms, each with the same $n$ seeds. An arm has $n$ losses $x_1, \dots, x_n$. With
+# $s^2 = \frac{1}{n-1}\sum_i (x_i - \bar x)^2$ their mean has the standard error $s / \sqrt n$, and if the losses were drawn from
+# a normal distribution, the 95 % interval for its mean is
 #
 # $$\bar x \pm t\, \frac{s}{\sqrt n}, \qquad t = t_{0.975,\, n-1},$$
 #
 # the 0.975 quantile of Student's $t$ with $n - 1$ degrees of freedom.
 #
-# The 1.96 of the normal distribution is for large $n$; for $n = 5$ the factor is 2.78. And a seed decides about initialisation
-# *and* order of the batches, in all arms alike: part of the spread is common to them. So compare **in pairs**: take for each seed
-# the difference $d_i$ of an arm's loss and the other arm's loss with the same seed, and treat $d_1, \dots, d_n$ as above. (Two
-# intervals that overlap prove nothing; an interval of the differences that does not contain 0 says something.)
+# The 1.96 of the normal distribution is for large $n$; for $n = 5$ the factor is 2.78, for $n = 3$ it is 4.30. And a seed decides
+# about initialisation *and* order of the batches, in all arms alike: part of the spread is common to them. So compare **in
+# pairs**: take for each seed the difference $d_i$ of an arm's loss and the other arm's loss with the same seed, and treat
+# $d_1, \dots, d_n$ as above. (Two intervals that overlap prove nothing; an interval of the differences that does not contain 0
+# says something.)
 #
 # **Write** `summary(runs, against)`: 10 to 20 lines.
 #
 # | | |
 # |---|---|
-# | `runs` | list of dicts in any order; `"arm"`, `"seed"` and `"val_loss"` are read. All arms have the same seeds |
+# | `runs` | list of dicts in any order, with `"arm"`, `"seed"` and `"val_loss"`. Arms and seeds are those of the list |
 # | `against` | name of the arm that the others are compared with |
 # | returns | `{"arms": {name: box}, "differences": {name: box}}`; differences of every arm but `against`: arm minus `against` |
 # | a box | `{"mean": ..., "se": ..., "low": ..., "high": ...}`, floats: mean, standard error, ends of the 95 % interval |
@@ -419,6 +439,8 @@ def check_box(what, got, values, other=None):
         wrong["the arms' errors are combined as if they were independent: take differences by seed first"] = (
             sum(np.var(x, ddof=1) for x in other) / n) ** 0.5
         wrong["paired after both were sorted by loss, should be by seed"] = stats.sem(np.sort(other[0]) - np.sort(other[1]))
+        wrong["one arm's standard error minus the other's: take differences by seed first"] = (
+            stats.sem(other[0]) - stats.sem(other[1]))
     check(f"{what}, se", got["se"], deviation / n**0.5, wrong=wrong)
     half = got["high"] - got["mean"]
     say(half > 0 > got["low"] - got["mean"],
@@ -427,7 +449,8 @@ def check_box(what, got, values, other=None):
                             (stats.norm.ppf(0.975), "the normal distribution's 1.96 is for large n, take Student's t"),
                             (stats.t.ppf(0.95, n - 1), "the 0.95 quantile leaves out 5 % on each side, take 0.975"),
                             (stats.t.ppf(0.975, n), "t with n degrees of freedom, should be n - 1"),
-                            (1, "one standard error, without t")):
+                            (2.78, "2.78 is rounded, and for 5 losses only"), (1, "one standard error, without t"),
+                            *[(stats.t.ppf(0.975, 4), f"t for 5 losses, here are {n}")] * (n != 5)):
         say(abs(half / (deviation / n**0.5) - factor) > 1e-6, f"{what}: the interval is wrong: {mistake}")
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     check(f"{what}, low", got["low"], low)
@@ -440,8 +463,9 @@ def check_summary(arms, n, against):
     got = summary([dict(one) for one in runs], base)
     say(isinstance(got, dict) and got.keys() == {"arms", "differences"},
         f"{what} the result should be a dict with the keys 'arms' and 'differences', and is {words(got)}")
-    check(f"{what} names in 'arms'", "".join(sorted(got["arms"])), names)
-    check(f"{what} names in 'differences', all but {base!r}", "".join(sorted(got["differences"])), names.replace(base, ""))
+    check(f"{what} names in 'arms'", ", ".join(sorted(got["arms"])), ", ".join(names))
+    check(f"{what} names in 'differences', all but {base!r},", ", ".join(sorted(got["differences"])),
+          ", ".join(names.replace(base, "")))
     for a, name in enumerate(names):
         check_box(f"{what} arm {name!r}", got["arms"][name], losses[a])
         if a == against:
@@ -450,7 +474,9 @@ def check_summary(arms, n, against):
         check(f"{pair}, mean", box["mean"], difference.mean(), wrong={
             "it has the wrong sign: arm minus `against`": -difference.mean(),
             f"{names[0]!r}, the first arm, was taken, not `against`": losses[a].mean() - losses[0].mean(),
-            "it is the arm's own mean, not that of differences": losses[a].mean()})
+            "it is the arm's own mean, not that of differences": losses[a].mean(),
+            "the differences lost their sign": abs(difference).mean(),
+            "it is relative to the other arm's loss, should be the plain difference": (difference / losses[against]).mean()})
         in_order = np.subtract(*([one["val_loss"] for one in runs if one["arm"] == arm] for arm in (name, base)))
         say(abs(box["se"] - in_order.std(ddof=1) / n**0.5) > 1e-9 or np.isclose(in_order.std(), difference.std()),
             f"{pair} is paired in the order of the list, should be by seed")
@@ -468,11 +494,11 @@ check_summary(3, int(rng.integers(5, 8)), 2)
 # %% [markdown]
 # ## Task 4. The study, and its record (8 points, 30 minutes)
 #
-# **Given:** `save_study`, below. It runs every arm of a question with each of your seeds, writes each run to `study.json` as soon
-# as it is done, and at the end your summary. If it is stopped, call it again: runs that are there are kept. If you changed `run`,
-# delete the file first; if you changed `summary`, just call it again.
+# **Given** `save_study`, in the next cell. It runs every arm of a question with each of your seeds, writes each run to
+# `study.json` as soon as it is done, and at the end your summary. If it is stopped, call it again: runs that are there are kept.
+# If you changed `summary`, just call it again. If you changed `run`, or the name in `student.txt`, delete `study.json` first.
 #
-# **Do** (in a cell of your own, above the next one): choose your question *before* you look at any result, and
+# **Do:** choose your question *before* you look at any result. Then, in a cell of your own below the next one,
 #
 # ```python
 # save_study("support", run, summary)    # or "delta", or "memory"
@@ -503,8 +529,12 @@ def digest(runs):
 
 def save_study(question, run, summary, path="study.json"):
     """Run all arms with each of your seeds, and write the record. Runs that are in the file are kept."""
+    if question not in ARMS:
+        raise ValueError(f"question is {question!r}, should be one of {', '.join(map(repr, ARMS))}")
     arms, path = ARMS[question], Path(path)
     before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if before.get("question", question) != question:
+        raise ValueError(f"{path} is a study of {before['question']!r}; delete it if you want another question")
     runs = before["runs"] if before.get("arms") == arms else []
     there = {(one["arm"], one["seed"]) for one in runs}
     for name, settings in arms.items():
@@ -530,7 +560,12 @@ def load_study():
     ### END SOLUTION
 
 # %% test="load_study" points=8 seconds=60
-study = load_study()
+try:
+    study = load_study()
+except FileNotFoundError as error:
+    raise Wrong(f"{error}: save_study makes it, beside this notebook. It is handed in with the notebook") from None
+except json.JSONDecodeError as error:
+    raise Wrong(f"study.json is no whole JSON file ({error}): delete it, and call save_study again") from None
 say(isinstance(study, dict), f"load_study returns {study if study is None else type(study).__name__}, should be a dict")
 missing = {"question", "arms", "runs", "summary", "digest"} - study.keys()
 say(not missing, f"the record has no {', '.join(sorted(missing))}: was it written by save_study?")
@@ -552,8 +587,11 @@ for name in plan:
     there = [one.get("seed") for one in study["runs"] if one.get("arm") == name]
     twice = sorted({seed for seed in there if there.count(seed) > 1})
     say(there, f"arm {name!r} has no runs")
-    say(not set(there) - set(mine), f"arm {name!r} has seed {sorted(set(there) - set(mine))}, which is not yours: {mine}")
-    say(not set(mine) - set(there), f"arm {name!r} lacks a run with seed {sorted(set(mine) - set(there))}: none may be left out")
+    say(not set(there) - set(mine), f"arm {name!r} has seed {sorted(set(there) - set(mine))}, which is not yours: {mine}. "
+        "They are drawn from the name in student.txt: was it another when the study was made? Then delete study.json "
+        "and make it anew")
+    say(not set(mine) - set(there), f"arm {name!r} lacks a run with seed {sorted(set(mine) - set(there))}: none may be left "
+        "out. Call save_study again, it adds what is missing")
     say(not twice, f"arm {name!r} has seed {twice} twice: each is run once, and nothing is chosen among runs")
 say(len(study["runs"]) == RUNS * len(plan), f"{len(study['runs'])} runs, should be {RUNS * len(plan)}: some are of no arm")
 
@@ -583,12 +621,13 @@ for one in study["runs"]:
 say(len({one["val_loss"] for one in study["runs"]}) == len(study["runs"]), "two runs have the same val_loss: one is a copy")
 
 # What is stated follows from what was measured
+say(study["digest"] == digest(study["runs"]), "the runs are not as save_study wrote them: a number was changed (digest). "
+    "Delete study.json, and make it anew")
 say(study["summary"] is not None, "the record has no summary yet: call save_study again, it keeps the runs")
 try:
     check("the record's summary", study["summary"], summary(study["runs"], next(iter(plan))), rtol=1e-6)
 except Wrong as error:
     raise Wrong(f"{error}: it does not follow from the runs; after a change of `summary`, call save_study again") from None
-say(study["digest"] == digest(study["runs"]), "the runs are not as save_study wrote them: a number was changed (digest)")
 
 
 # Some are run again. Computers differ in the last digits. That grows little in SLTrain; GaLore's projection has signs that are
@@ -622,11 +661,11 @@ for part, group in (("arms", plan), ("differences", list(plan)[1:])):
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Report (20 points, 2 hours)
+# ## Task 5. The report (20 points, 120 minutes)
 #
 # One to two pages, below, for a reader who knows SLTrain and not your notebook. Your figure comes from a code cell of your own
-# above the report; the numbers come from `load_study()`. A result of "no difference that five seeds can show" is as good as any
-# other.
+# above the report; the numbers come from `load_study()`. Save the notebook with the figure in it. A result of "no difference that
+# five seeds can show" is as good as any other.
 #
 # | criterion | points | full | half | none |
 # |---|---|---|---|---|
