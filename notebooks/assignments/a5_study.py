@@ -564,7 +564,7 @@ try:
     study = load_study()
 except FileNotFoundError as error:
     raise Wrong(f"{error}: save_study makes it, beside this notebook. It is handed in with the notebook") from None
-except json.JSONDecodeError as error:
+except ValueError as error:
     raise Wrong(f"study.json is no whole JSON file ({error}): delete it, and call save_study again") from None
 say(isinstance(study, dict), f"load_study returns {study if study is None else type(study).__name__}, should be a dict")
 missing = {"question", "arms", "runs", "summary", "digest"} - study.keys()
