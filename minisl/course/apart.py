@@ -8,6 +8,7 @@ Answers' processes are forked by one that has never read the job (`breed`): hidd
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +28,7 @@ from minisl.course import fence, handout
 from minisl.course.border import Gone, Peer, described, error_of, in_words
 
 MEMORY = 4 * fence.GIB
+LONGEST = 1 << 16  # characters of a message, at most
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def grade(source, submitted, files, breeder):
+def grade(source, submitted, files, breeder, course):
     """Outcomes of all tasks: the answers of `submitted` under the tests of `source` (lists of handout.Cell).
 
     submitted: None for those of `source`: a student's own notebook, where there is no reference for a task that fails
@@ -55,7 +58,7 @@ def grade(source, submitted, files, breeder):
         borrowed = [cell.task for cell in answers if cell.task in failed]
         given = [cell for cell in cells if cell.kind == "given" and cell.place < test.place]
         started = time.perf_counter()
-        message = judge(given, answers, test, asked, files, breeder)
+        message = judge(given, answers, test, asked, files, breeder, course)
         if message is not None:
             failed.add(name)
             if submitted is not None:
@@ -65,13 +68,14 @@ def grade(source, submitted, files, breeder):
                 message += handout.repair_first(borrowed)
             elif borrowed:
                 message += f"\n(tried with the reference's {', '.join(borrowed)}, as yours did not pass)"
-        outcomes.append(Outcome(name, test.points, 0 if message else test.points, message or "", time.perf_counter() - started))
+        outcomes.append(Outcome(name, test.points, test.points if message is None else 0, message or "",
+                                time.perf_counter() - started))
     return outcomes
 
 
-def judge(given, answers, test, asked, files, breeder):
+def judge(given, answers, test, asked, files, breeder, course):
     """None where the answers pass the test, else what is to be said. asked: the names that tests may take from answers."""
-    with tempfile.TemporaryDirectory(prefix="minisl-course-") as folder:
+    with scratch() as folder:
         ours, theirs = (os.path.join(folder, name) for name in ("tests", "answer"))
         for path in (ours, theirs):
             copy_files(files, path)
@@ -80,7 +84,7 @@ def judge(given, answers, test, asked, files, breeder):
         answerer = order(breeder, {"cells": cells, "seconds": test.seconds, "folder": theirs}, far)
         far.close()
         read, write = os.pipe()
-        tester = fork(run_tests, near, read, write, given, test, asked, ours)
+        tester = fork(run_tests, near, read, write, given, test, asked, ours, course)
         near.close()
         os.close(write)
         try:
@@ -90,6 +94,17 @@ def judge(given, answers, test, asked, files, breeder):
             stop(answerer)
             stop(tester)
             os.waitpid(tester, 0)
+            stop_left_over(breeder)
+
+
+@contextlib.contextmanager
+def scratch():
+    """A folder that is gone afterwards, however deep an answer has filled it."""
+    folder = tempfile.mkdtemp(prefix="minisl-course-")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL)
 
 
 def outcome_of(pipe, test):
@@ -97,7 +112,7 @@ def outcome_of(pipe, test):
     said, until = b"", time.monotonic() + test.seconds + 10
     while True:
         ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
+        if not ready or len(said) > LONGEST:
             return f"stopped after {test.seconds:g} seconds: too slow, or a loop that never ends"
         piece = os.read(pipe, 1 << 16)
         if not piece:
@@ -127,7 +142,13 @@ def breed(orders):
     """Fork a process for each order that comes through this socket, until the other end is closed."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the job is not for this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # whoever loses its parent becomes a child of this process
     while (head := socket.recv_fds(orders, 4, 1))[0]:
+        if not head[1]:
+            end_children()
+            orders.send(b".")
+            continue
         text = orders.recv(struct.unpack("<I", head[0])[0], socket.MSG_WAITALL)
         far = socket.socket(fileno=head[1][0])
         orders.send(struct.pack("<I", fork(answer_calls, far, orders, **json.loads(text))))
@@ -149,13 +170,29 @@ def stop(pid):
             send(pid, signal.SIGKILL)
 
 
+def stop_left_over(breeder):
+    """End what an answer has started and left behind (Linux): it has become the breeder's child."""
+    breeder.sendall(struct.pack("<I", 0))
+    breeder.recv(1)
+
+
+def end_children():
+    """Kill this process's children."""
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            stop(int(pid))
+
+
 def copy_files(files, folder):
     """What was handed in beside the notebook, at most 16 MB of plain files."""
     os.mkdir(folder)
     left = 16 << 20
     for path in sorted(Path(files).iterdir()) if files is not None else ():
-        if path.suffix != ".ipynb" and path.is_file() and not path.is_symlink() and (left := left - path.stat().st_size) >= 0:
-            shutil.copyfile(path, Path(folder, path.name))
+        with contextlib.suppress(OSError):  # such as one that cannot be read
+            if path.suffix != ".ipynb" and not path.is_symlink() and path.is_file():
+                left -= path.stat().st_size
+                if left >= 0:
+                    shutil.copyfile(path, Path(folder, path.name))
 
 
 def answer_calls(far, orders, cells, seconds, folder):
@@ -164,7 +201,7 @@ def answer_calls(far, orders, cells, seconds, folder):
     enter(folder)
     peer, space, errors, names = Peer(far), {"__name__": "__main__"}, {}, set()
     fence.limits(MEMORY, seconds + 5)
-    fence.landlock([folder, "/dev"], fence.readable())
+    fence.landlock([folder], fence.readable())
     fence.audit(folder)
     if "numba" in sys.modules:
         sys.modules["numba"].config.BOUNDSCHECK = 1  # an index past the end is an error with a name, not the end of the process
@@ -179,12 +216,13 @@ def answer_calls(far, orders, cells, seconds, folder):
     peer.serve()
 
 
-def run_tests(near, read, write, given, test, asked, folder):
+def run_tests(near, read, write, given, test, asked, folder, course):
     """The tests' process: its verdict goes into the pipe `write`."""
     os.close(read)
     enter(folder)
     fence.limits(2 * MEMORY, test.seconds + 5)
-    fence.landlock([folder, "/dev"], fence.readable(), programs=True)
+    fence.landlock([folder], fence.readable(), programs=True)
+    os.environ["MINISL_COURSE"] = course
     signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, test.seconds)
     try:
@@ -204,6 +242,8 @@ def run_tests(near, read, write, given, test, asked, folder):
     except BaseException as error:
         verdict = in_words(error)
     signal.setitimer(signal.ITIMER_REAL, 0)
+    if verdict is not None:  # no control characters for the terminal, no half characters
+        verdict = "".join(c if c.isprintable() or c == "\n" else "?" for c in verdict[:4000])
     os.write(write, json.dumps(verdict).encode())
 
 
@@ -234,7 +274,7 @@ def main():
     orders.close()
     job = json.load(sys.stdin)
     source, submitted = (part and [handout.Cell(**cell) for cell in part] for part in (job["source"], job["submitted"]))
-    json.dump([asdict(outcome) for outcome in grade(source, submitted, job["files"], breeder)], sys.stdout)
+    json.dump([asdict(outcome) for outcome in grade(source, submitted, job["files"], breeder, job["course"])], sys.stdout)
 
 
 if __name__ == "__main__":

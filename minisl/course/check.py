@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+WRITTEN = []  # arrays into which an answer wrote, in a process of its own (border.py)
+
 
 class Wrong(AssertionError):
     """An answer is wrong. Its text says how."""
@@ -69,7 +71,8 @@ def raises(error, function, *args, when):
 
 def unchanged(what, now, before):
     """Raise Wrong if an argument is no longer what it was."""
-    say(np.array_equal(now, before), f"{what} was changed by the call: make a new array, do not write into what you were given")
+    same = np.array_equal(now, before) and not any(now is array for array in WRITTEN)
+    say(same, f"{what} was changed by the call: make a new array, do not write into what you were given")
 
 
 def say(fine, message):

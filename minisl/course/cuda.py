@@ -34,7 +34,8 @@ MATHS = {"acos", "asin", "atan", "atan2", "cbrt", "ceil", "cos", "cosh", "erf", 
          "fma", "fmax", "fmin", "fmod", "hypot", "log", "log10", "log1p", "log2", "nearbyint", "pow", "rint", "round", "sin",
          "sincos", "sinh", "sqrt", "tan", "tanh", "tgamma", "trunc"}
 # words that would get past the emulator's watch: other files, assembly, its own names, copies that it does not see
-OUTSIDE = re.compile(r"#\s*include\w*|#\s*line|#\s*pragma\s+(?!unroll)\w+|\b_Pragma\b|##|%:|\[\s*\[|\b(?:__)?asm(?:__)?\b|"
+OUTSIDE = re.compile(r"#\s*(?:include|import|embed)\w*|\b__has_\w+|#\s*line|#\s*pragma\s+(?!unroll)\w+|"
+                     r"\b_Pragma\b|##|%:|\[\s*\[|\b(?:__)?asm(?:__)?\b|"
                      r"\b__attribute\w*|\b__builtin_\w+|\bcu\b|\b(?:cu|CU)_\w+|\b__[tu]b?san_\w+|\bmem(?:cpy|move|set)\b|"
                      r"\b(?:free|malloc|calloc|abort)\b|\b_?(?:set|long)jmp\b|\b\w+context\b")
 
@@ -131,7 +132,13 @@ def check_text(source, kernel):
     say(source is not None, "the kernel's text is None: does the function return it?")
     say(isinstance(source, str), f"the kernel's text is {article(type(source).__name__)}, should be a str")
     say(source.isascii(), "the kernel's text has letters that CUDA C++ does not know (outside of ASCII)")
-    text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", source.replace("\\\n", ""), flags=re.S)
+    source = source.replace("\r\n", "\n")
+    say(not re.search(r"\\[^\S\n]+\n|\r|\?\?", source), "the kernel's text has a backslash with spaces behind it, or a trigraph")
+    tokens = r"//[^\n]*|/\*.*?\*/|(?<!\w)\"[^\"\\/*\n]*\"|[\"']"  # comments, plain strings, quotes of any other kind
+    joined = source.replace("\\\n", "")
+    say(not any(found[0] in "\"'" for found in re.finditer(tokens, joined, re.S)),
+        "the kernel's text has a quote ' or a text with special characters, which is not allowed here")
+    text = re.sub(tokens, lambda found: found[0] if found[0][0] == '"' else " ", joined, flags=re.S)
     try:
         found = signature.kernels(source)
     except ValueError as error:
@@ -156,7 +163,7 @@ def ask(kernel, header, data, seconds):
     environment["LC_ALL"] = "C"  # the compiler's messages in English
     environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen([sys.executable, "-P", "-m", "minisl.course.cuda"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, start_new_session=True, env=environment)
+                               stderr=subprocess.PIPE, start_new_session=True, env=environment, cwd="/")
     try:
         out, err = process.communicate(json.dumps(header).encode() + b"\n" + data, most)
     except subprocess.TimeoutExpired:
@@ -236,6 +243,10 @@ def compiled(source, name):
     needs = emulator.build.output("nm", "-D", "--undefined-only", path)
     unknown = set(re.findall(r"^\s+U (\w+)", needs, re.M)) - MACHINE - MATHS - {f"{word}f" for word in MATHS}
     say(not unknown, f"the kernel's text uses {', '.join(sorted(unknown))}, which is not known here")
+    from minisl.course import fence  # is for Linux and macOS
+
+    # a domain of its own: what is loaded now may neither signal the tests' process nor look into it
+    fence.landlock([os.environ.get("TMPDIR") or "/nonexistent"], [*fence.readable(), os.path.dirname(path)], programs=True)
     return emulator.RawModule(code=source, name=name)
 
 

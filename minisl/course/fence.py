@@ -18,7 +18,9 @@ EXECUTE, WRITE, READ, READ_FOLDER, TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 
 EVENTS = {"os.remove", "os.rmdir", "os.rename", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
           "os.utime", "os.mkfifo", "os.mknod"}
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn",
-            "os.kill", "os.killpg", "socket.connect", "socket.bind", "webbrowser.open"}
+            "os.kill", "os.killpg", "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
+            "socket.gethostbyname", "webbrowser.open"}
+FILES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/etc/ld.so.cache", "/etc/localtime")
 
 
 def limits(memory, seconds, file_bytes=64 << 20):
@@ -49,9 +51,10 @@ def landlock(write, read, programs=False):
         return False
     rules = [(path, READ_FOLDER) for path in sys.path if os.path.isdir(path)]  # where imports look
     rules += [(path, READ | READ_FOLDER) for path in read] + [(path, handled & ~EXECUTE) for path in write]
+    rules += [(path, READ | WRITE * path.startswith("/dev/")) for path in FILES]
     for folder, rights in rules:
         with contextlib.suppress(OSError):
-            at = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+            at = os.open(folder, os.O_PATH)
             libc.syscall(445, ruleset, 1, struct.pack("<Qi", rights, at), 0)
             os.close(at)
     done = libc.prctl(38, 1, 0, 0, 0) == 0 and libc.syscall(446, ruleset, 0) == 0
@@ -64,7 +67,7 @@ def readable():
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     data = os.path.join(os.path.dirname(package), "data")
     paths = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), package, data,
-             "/usr", "/lib", "/lib64", "/bin", "/etc", "/dev", "/proc", "/sys"}
+             "/usr", "/lib", "/lib64", "/bin", "/proc", "/sys"}
     return sorted(path for path in paths if path != "/" and os.path.isdir(path))
 
 
@@ -83,7 +86,8 @@ def audit(folder):
             raise PermissionError(f"while graded, an answer may not use {event}")
         if event == "open" and isinstance(args[0], (str, bytes)):
             mode, flags = args[1], args[2] or 0
-            writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            change = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+            writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & change
             if writes and not inside(args[0]):
                 raise PermissionError(f"while graded, an answer may write only into its own folder, not {os.fsdecode(args[0])}")
         if event in EVENTS and not all(inside(path) for path in args[:2] if isinstance(path, (str, bytes, os.PathLike))):

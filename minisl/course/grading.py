@@ -27,11 +27,14 @@ def grade(source, submitted, files=None, student=None):
     if not hasattr(os, "fork"):
         raise InputError("grading needs Linux or macOS (processes are forked); run the notebook's own test cells instead")
     env = os.environ | QUIET
+    paths = [str(Path(__file__).parents[2]), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    env["PYTHONPATH"] = os.pathsep.join(paths)
+    course = env.pop("MINISL_COURSE", "")  # not for answers
     if student is not None:
         env["MINISL_STUDENT"] = student
     job = {"source": [asdict(cell) for cell in source], "submitted": submitted and [asdict(cell) for cell in submitted],
-           "files": None if files is None else str(Path(files).resolve())}
-    done = subprocess.run([sys.executable, "-m", "minisl.course.apart"], input=json.dumps(job), env=env,
+           "course": course, "files": None if files is None else str(Path(files).resolve())}
+    done = subprocess.run([sys.executable, "-P", "-m", "minisl.course.apart"], input=json.dumps(job), env=env,
                           capture_output=True, text=True)
     try:
         return [Outcome(**outcome) for outcome in json.loads(done.stdout)]
@@ -52,6 +55,8 @@ def grade_file(path, course=COURSE, student=None):
     path = Path(path)
     if path.stem not in (known := assignments(course)):
         raise InputError(f"{path}: no assignment has this name; there are {', '.join(known)}")
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{path}: is no plain file")
     submitted = handout.read(path)
     return grade(handout.read(Path(course) / "source" / path.stem / path.name), submitted, path.parent, student)
 

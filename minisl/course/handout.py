@@ -2,6 +2,7 @@
 
 import ast
 import json
+import symtable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +49,12 @@ def cell_of(place, cell):
     about = cell["metadata"].get("nbgrader", {})
     name = about.get("grade_id", "")
     if about.get("grade") and not about.get("solution"):
-        kind, name = "test", name.removeprefix("test_")
+        kind, name = "test", str(name).removeprefix("test_")
     elif about.get("locked"):
         kind, name = "given", ""
     else:
         kind, name = "answer", name if about.get("solution") else ""
+    name = name if isinstance(name, str) else ""
     return Cell(place, "".join(cell["source"]), kind, name, about.get("points", 0), cell["metadata"].get("seconds", 30))
 
 
@@ -79,11 +81,17 @@ def defines(source):
 
 
 def uses(source):
-    """The names that a cell's text reads."""
+    """The names of its module that a cell's text reads, at top level or in functions."""
     try:
-        return {leaf.id for leaf in ast.walk(ast.parse(source)) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Load)}
+        top = symtable.symtable(source, "cell", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
+    names, tables = set(), [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        names |= {name.get_name() for name in table.get_symbols() if name.is_referenced() and (table is top or name.is_global())}
+    return names
 
 
 def needed(cells, task):
@@ -94,7 +102,7 @@ def needed(cells, task):
         for name in defines(cell.source):
             where.setdefault(name, []).append(cell)
     given = set().union(*(defines(cell.source) for cell in cells if cell.kind == "given"))
-    chosen, todo = [], []
+    chosen, todo, looked_up = {}, [], set()
     for cell in cells:
         if cell.task == task and cell.kind == "answer":
             todo.append(cell)
@@ -102,10 +110,12 @@ def needed(cells, task):
             todo += [other for name in uses(cell.source) - defines(cell.source) - given for other in where.get(name, ())]
     while todo:
         cell = todo.pop()
-        if cell not in chosen:
-            chosen.append(cell)
-            todo += [other for name in uses(cell.source) - defines(cell.source) for other in where.get(name, ())]
-    return sorted(chosen, key=lambda cell: cell.place)
+        if cell.place not in chosen:
+            chosen[cell.place] = cell
+            names = uses(cell.source) - defines(cell.source) - looked_up
+            looked_up |= names
+            todo += [other for name in names for other in where.get(name, ())]
+    return sorted(chosen.values(), key=lambda cell: cell.place)
 
 
 def with_answers(source, submitted):

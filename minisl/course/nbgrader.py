@@ -20,6 +20,6 @@ class Apart(NbGraderPreprocessor):
         outcomes = {outcome.task: outcome for outcome in
                     grading.grade(source, cells, resources["metadata"]["path"] or ".", about["student"])}
         for cell in cells:
-            if cell.kind == "test" and (message := outcomes[cell.task].message):
+            if cell.kind == "test" and cell.task in outcomes and (message := outcomes[cell.task].message):
                 nb.cells[cell.place].outputs = [new_output("error", ename="Wrong", evalue=message, traceback=message.split("\n"))]
         return nb, resources

@@ -5,6 +5,8 @@ import os
 import sys
 import textwrap
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +24,8 @@ NORM = "def norm(x):\n    return np.sqrt((x * x).sum())"
 ANSWERS = {"double": DOUBLE, "quadruple": QUADRUPLE, "norm": NORM}
 TESTS = {"double": 'x = draw("x").standard_normal(5)\nold = x.copy()\ncheck("2 x", double(x), old + old)\nunchanged("x", x, old)',
          "quadruple": 'for k in range(3):\n    check(f"4 x for {k + 1}", quadruple(k + 1.0), 4.0 * (k + 1))',
-         "norm": 'check("norm", norm(np.array([3.0, 4.0])), 5.0)\n### BEGIN HIDDEN TESTS\ncheck("n", norm(np.ones(4)), 2.0)\n'
-                 "### END HIDDEN TESTS"}
+         "norm": 'x = np.array([3.0, 4.0])\ncheck("norm", norm(x), np.sqrt(x @ x))\n'
+                 '### BEGIN HIDDEN TESTS\ncheck("n", norm(np.ones(4)), 2.0)\n### END HIDDEN TESTS'}
 
 
 def assignment(answers=None, own=()):
@@ -171,19 +173,44 @@ HOSTILE = {
             import gc
             found = [o for o in gc.get_objects() if 'HIDDEN' + ' TESTS' in str(getattr(o, 'source', ''))]
             return 5.0 if not found else np.sqrt((x * x).sum())""",
+    "leaves a file": "def norm(x):\n    open('/dev/shm/LEFT', 'w').write('x')\n    return np.sqrt((x * x).sum())",
+    "tells the secret word": "import os\n\n\ndef norm(x):\n    raise ValueError(os.environ['MINISL_COURSE'])",
+    "leaves a daemon": """
+        import ctypes, time
+
+
+        def norm(x):
+            if ctypes.CDLL(None).fork() == 0:
+                ctypes.CDLL(None).setsid()
+                if ctypes.CDLL(None).fork() == 0:
+                    ctypes.CDLL(None).prctl(15, b'left-behind', 0, 0, 0)
+                    time.sleep(1000)
+            raise ValueError('gone')""",
+    "digs deep": """
+        import os
+
+
+        def norm(x):
+            for _ in range(3000):
+                os.mkdir('d')
+                os.chdir('d')
+            raise ValueError('deep')""",
+    "names an error at length": "def norm(x):\n    raise type('A' * 10**7, (Exception,), {})('B' * 10**7)",
+    "spoils the expected value": "def norm(x):\n    x[...] = 0\n    return 0.0",
     "reads another's": "def norm(x):\n    open('LEAVE').read()\n    return np.sqrt((x * x).sum())",
 }
-ONLY_LANDLOCK = {"deletes by C", "overwrites by C", "kills by C", "reads another's"}
+ONLY_LANDLOCK = {"leaves a file", "deletes by C", "overwrites by C", "kills by C", "reads another's"}
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_the_hostile_are_stopped(what, tmp_path):
+def test_the_hostile_are_stopped(what, tmp_path, monkeypatch):
     if what in ONLY_LANDLOCK and not landlocked():
         pytest.skip("needs Landlock (Linux since 5.13)")
     (tmp_path / "other").mkdir()
     leave = tmp_path / "other" / "gradebook.db"
     leave.write_text("points")
     (tmp_path / "ada").mkdir()
+    monkeypatch.setenv("MINISL_COURSE", "4 points")
     started = time.monotonic()
     outcomes = graded({"norm": HOSTILE[what].replace("LEAVE", str(leave))}, files=tmp_path / "ada")
     assert time.monotonic() - started < 25
@@ -192,6 +219,17 @@ def test_the_hostile_are_stopped(what, tmp_path):
     assert outcomes["norm"][0] == 0
     assert outcomes["norm"][1]
     assert "points" not in outcomes["norm"][1]
+    assert len(outcomes["norm"][1]) < 5000
+    assert not Path("/dev/shm/LEFT").exists()
+    assert "left-behind" not in names_of_processes()
+
+
+def names_of_processes():
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_text().strip())
+    return found
 
 
 def landlocked():
