@@ -40,10 +40,13 @@ OUTSIDE = re.compile(r"#\s*include\w*|#\s*line|#\s*pragma\s+(?!unroll)\w+|\b_Pra
 
 
 ADVICE = {
-    emulator.Race: "\nThe two may happen at the same time: a __syncthreads() between them is missing (in a block), or an atomic.",
+    emulator.Race: "\nIf one must come first, a __syncthreads() between them is missing. If both do the same step, no barrier "
+                   "helps: let one thread write (if (s == 0)), give each thread its own element, or use atomicAdd.",
     emulator.Uninitialised: "\nNothing is there yet: is a __syncthreads() missing, or does a thread leave its place unwritten?",
     emulator.BarrierDivergence: "\nEvery thread of a block must come to each __syncthreads(), not only those in an `if`.",
+    emulator.UndefinedBehaviour: "\nIs it an index? Compare each with its size in the declaration, from left to right.",
 }
+BETWEEN_BLOCKS = "\nNo barrier reaches across blocks: is blockIdx used in the index? Otherwise use atomicAdd."
 
 
 class Counts(NamedTuple):
@@ -91,7 +94,7 @@ def at_most(limit, counts, uses, of):
     moved = counts.sectors / uses
     parts = ", ".join(f"{name} {sectors / uses:.2g}" for name, sectors in sorted(counts.of.items(), key=lambda item: -item[1]))
     say(moved <= limit, f"too many sectors: {moved:.3g} {of}, should be at most {limit} ({parts}): "
-                        "do the lanes of a warp read neighbours, and does each word come once?")
+                        "do the lanes of a warp read neighbours, and is each word fetched once and then kept?")
 
 
 def ready():
@@ -187,12 +190,18 @@ def main():
         counts, data = launch(asked, data)
         answer = {"counts": counts}
     except emulator.KernelFault as fault:
-        answer, data = {"wrong": f"{type(fault).__name__}: {fault}{ADVICE.get(type(fault), '')}"}, b""
+        answer, data = {"wrong": f"{type(fault).__name__}: {fault}{advice(fault)}"}, b""
     except (Wrong, TypeError, ValueError) as error:
         answer, data = {"wrong": str(error)}, b""
     except emulator.CompileError as error:
-        answer, data = {"wrong": f"the compiler says: {with_line(str(error), asked['source'])}"}, b""
+        answer, data = {"wrong": f"the compiler says: {with_line(str(error), asked)}"}, b""
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+
+
+def advice(fault):
+    """What to look for after a fault, in words."""
+    between_blocks = type(fault) is emulator.Race and "blocks are ordered" in fault.what
+    return BETWEEN_BLOCKS if between_blocks else ADVICE.get(type(fault), "")
 
 
 def launch(asked, data):
@@ -230,9 +239,9 @@ def limit(seconds):
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def compiled(source, name):
+def compiled(source, name, options=()):
     """The module, if it needs nothing but mathematics of this machine."""
-    path = emulator.build.build(source, (), name, tuple(signature.kernels(source)))
+    path = emulator.build.build(source, options, name, tuple(signature.kernels(source)))
     needs = emulator.build.output("nm", "-D", "--undefined-only", path)
     unknown = set(re.findall(r"^\s+U (\w+)", needs, re.M)) - MACHINE - MATHS - {f"{word}f" for word in MATHS}
     say(not unknown, f"the kernel's text uses {', '.join(sorted(unknown))}, which is not known here")
@@ -251,12 +260,23 @@ def counted(launch):
             "atomics": int((table["use"] == 2).sum())}
 
 
-def with_line(error, source):
+def with_line(error, asked):
     """A compiler's error, and the line that it is about."""
-    if "cuda_on_cpu.h" in error:  # an atomic or a shuffle, which is a macro there
-        return re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error.partition("error: ")[2])
+    source = asked["source"]
+    if "cuda_on_cpu.h" in error:  # a barrier, an atomic or a shuffle, which is a macro there: where does it stand?
+        error = error.partition("error: ")[2]
+        try:
+            compiled(source, f"{asked['kernel']}.cu", ("-ftrack-macro-expansion=0",))
+        except emulator.CompileError as placed:
+            error = error if "cuda_on_cpu.h" in str(placed) else str(placed)
+        error = re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error)
     number, lines = re.search(r":(\d+):", error), source.splitlines()
-    return error + (f"\n    {lines[int(number[1]) - 1].strip()}" if number and 0 < int(number[1]) <= len(lines) else "")
+    line = lines[int(number[1]) - 1].strip() if number and 0 < int(number[1]) <= len(lines) else ""
+    if macro := re.search(r"\b(__\w+|atomic\w+) *\(", line):
+        error = re.sub(r"(before ')(cu\w*)'", rf"\g<1>{macro[1]}'", error)
+    if re.search(r"atomic\w+\((float|int)&", error):
+        error += "; it takes an address: &d[k]"
+    return error + f"\n    {line}" * bool(line)
 
 
 if __name__ == "__main__":

@@ -40,13 +40,16 @@ def test_each_order_begins_with_what_was_given():
 
 @pytest.mark.parametrize(("old", "new", "says"), [
     ("k < n", "k <= n", r"OutOfBounds.*reads x\[40\]"),
-    ("y[k]", "y[0]", "(?s)Race.*or an atomic"),
+    ("y[k]", "y[0]", "(?s)Race.*between them is missing.*let one thread write \\(if \\(s == 0\\)\\)"),
+    ("y[k]", "y[threadIdx.x]", "(?s)Race.*is blockIdx used in the index"),
+    ("if (k < n)", "__shared__ float a[4]; a[k] = 0; if (k < n)", "(?s)UndefinedBehaviour.*size in the declaration"),
     ("if (k < n)", "if (k < 7) __syncthreads(); if (k < n)", "Every thread of a block must come to each"),
     ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),
     ("if (k < n)", "for (;;) __syncthreads();", "does a loop never end"),
     ("extern", "static int w() { for (volatile int q = 0;; ++q); }\nstatic int q = w();\nextern", "does a loop never end"),
     ("x[k];", "x[k]", r"twice.cu:4:\d+: error: .*\n *if \(k < n\)"),
-    ("y[k] = ", "atomicAdd(y[k], 1.f); y[k] = ", r"atomicAdd\(float&"),
+    ("y[k] = ", "atomicAdd(y[k], 1.f); y[k] = ", r"(?s)cu:4:\d+: .*atomicAdd\(float&.*an address: &d\[k\]\n *if"),
+    ("if (k < n)", "int q = 3\n__syncthreads(); if (k < n)", "(?s)cu:5:.* before '__syncthreads'\n *__syncthreads"),
     ("y[k] = 2", "y[k] = k < 0 ? system(\"true\") : 2", "uses system, which is not known here"),
     ("if (k < n) y[k] = 2", "auto f = remove; y[k] = f(0) ? 2 : 1", "uses remove, which is not known here"),
     ("extern", "#include <unistd.h>\nextern", "`#include`, which is not allowed"),
