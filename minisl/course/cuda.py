@@ -25,6 +25,7 @@ from minisl.kernels.cuda import emulator, signature
 
 RECORDS = 1 << 20  # accesses that are counted; a launch with more is refused
 COMPILE_SECONDS = 20
+APART = 1 << 16  # bytes around each array, so that an index past its end does not meet another array
 KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "CXX", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment, for the other process
 
 # what a compiled kernel may want of other libraries: what the emulator calls itself, and mathematics
@@ -222,7 +223,9 @@ def arguments(descriptions, data):
         if isinstance(given, dict):
             dtype = np.dtype(given["dtype"])
             size = dtype.itemsize * math.prod(given["shape"])
-            given, place = np.frombuffer(bytearray(data[place:place + size]), dtype).reshape(given["shape"]), place + size
+            room = bytearray(APART) + data[place:place + size] + bytes(APART)
+            given = np.frombuffer(room, dtype, size // dtype.itemsize, APART).reshape(given["shape"])
+            place += size
         args.append(given)
     return args
 
@@ -270,13 +273,13 @@ def with_line(error, asked):
         except emulator.CompileError as placed:
             error = error if "cuda_on_cpu.h" in str(placed) else str(placed)
         error = re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error)
-    number, lines = re.search(r":(\d+):", error), source.splitlines()
-    line = lines[int(number[1]) - 1].strip() if number and 0 < int(number[1]) <= len(lines) else ""
-    if macro := re.search(r"\b(__\w+|atomic\w+) *\(", line):
-        error = re.sub(r"(before ')(cu\w*)'", rf"\g<1>{macro[1]}'", error)
+    place, lines = re.search(r":(\d+):", error), source.splitlines()
+    number = int(place[1]) if place else 0
+    if macro := re.search(r"\b(__sync\w+|__\w+_sync|atomic\w+) *\(", "\n".join(lines[max(number - 1, 0):])):
+        error = re.sub(r"before 'cu\w*'", f"before '{macro[1]}'", error)
     if re.search(r"atomic\w+\((float|int)&", error):
         error += "; it takes an address: &d[k]"
-    return error + f"\n    {line}" * bool(line)
+    return error + (f"\n    {lines[number - 1].strip()}" if 0 < number <= len(lines) else "")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_each_order_begins_with_what_was_given():
     ("extern", "static int w() { for (volatile int q = 0;; ++q); }\nstatic int q = w();\nextern", "does a loop never end"),
     ("x[k];", "x[k]", r"twice.cu:4:\d+: error: .*\n *if \(k < n\)"),
     ("y[k] = ", "atomicAdd(y[k], 1.f); y[k] = ", r"(?s)cu:4:\d+: .*atomicAdd\(float&.*an address: &d\[k\]\n *if"),
+    ("2 * x[k];", "2 * x[k]\n__syncthreads();", "(?s)cu:4:.*before '__syncthreads'\n *if"),
     ("if (k < n)", "int q = 3\n__syncthreads(); if (k < n)", "(?s)cu:5:.* before '__syncthreads'\n *__syncthreads"),
     ("y[k] = 2", "y[k] = k < 0 ? system(\"true\") : 2", "uses system, which is not known here"),
     ("if (k < n) y[k] = 2", "auto f = remove; y[k] = f(0) ? 2 : 1", "uses remove, which is not known here"),
