@@ -175,9 +175,10 @@ small = np.array([[0, 2, 0, 0, -1], [0, 0, 0, 0, 0], [3, 0, 0, 4, 5]], np.float6
 csr = np.array([2.0, -1, 3, 4, 5]), np.array([1, 4, 0, 3, 4], np.int32), np.array([0, 2, 2, 5], np.int32)
 x, g = rng.standard_normal((2, 5)), rng.standard_normal((2, 3))
 by_place = np.array([[2, -1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 3, 4, 5]])
-y, d = spmm(x, *csr), spmm_transposed(g, *csr, 5)
+y = spmm(x, *csr)
 check("y (3 x 5, row 1 is empty)", y, x @ small.T,
       wrong=nonsense(y) | {"x[t, p] is read, should be x[t, columns[p]]": x @ by_place.T} | wrong_products(small, x))
+d = spmm_transposed(g, *csr, 5)
 check("d (3 x 5, row 1 is empty)", d, g @ small,
       wrong=nonsense(d) | {"added to d[t, p], should be d[t, columns[p]]": g @ by_place,
                            "added to d[t, row of p], should be d[t, columns[p]]": np.pad(g * small.sum(1), ((0, 0), (0, 2)))}
@@ -186,8 +187,9 @@ for n, out, width in ((1, 9, 14), (6, 15, 8), (int(rng.integers(3, 9)), 21, int(
     S, *csr = sparse(rng, out, width, np.float64)
     x, g = rng.standard_normal((n, width)), rng.standard_normal((n, out))
     before = [array.copy() for array in (x, g, *csr)]
-    y, d = spmm(x, *csr), spmm_transposed(g, *csr, width)
+    y = spmm(x, *csr)
     check(f"y (n = {n}, S {out} x {width})", y, x @ S.T, wrong=nonsense(y) | wrong_products(S, x))
+    d = spmm_transposed(g, *csr, width)
     check(f"d (n = {n}, S {out} x {width})", d, g @ S, wrong=nonsense(d) | wrong_products(S, g=g))
     for name, array, old in zip(("x", "g", "values", "columns", "starts"), (x, g, *csr), before):
         unchanged(name, array, old)
@@ -523,8 +525,9 @@ for n, out, width in ((1, 40, 3), (int(rng.integers(17, 24)), 5, 9)):
 # What a thread wrote to shared memory, another may read only after a barrier, `__syncthreads()`. **All** threads of the block
 # must come to each barrier, those without a token too.
 #
-# **Tested:** fewer tokens than threads, just as many, more, and (grader) one; that no thread reads more than its share of the tokens (a
-# thread makes at most $6 \lceil n / 64 \rceil + 8$ accesses to global memory); three orders of threads, no fault.
+# **Tested:** fewer tokens than threads, just as many, more, and (grader) one; that no thread reads more than its share of the
+# tokens (a thread makes at most $6 \lceil n / 64 \rceil + 8$ accesses to global memory); three orders of threads, no
+# fault.
 #
 # <details><summary>Hint</summary>
 #

@@ -285,8 +285,7 @@ def sddmm(g, x, columns, starts):
         ("off by one", "end = starts[i + 1]", "end = starts[i + 1] - 1", "the last entry of each row is missing"),
         ("one entry too many", "p < end", "p <= end", "OutOfBounds"),
         ("added to what is not zero", "i] = sum", "i] += sum", "added to what y held before"),
-        ("a tile too narrow", "tile[32][129]", "tile[32][32]", "past the end of a fixed array"),
-        ("an index exchanged", "tile[q / width][q % width]", "tile[q % width][q / width]", "Compare each with its size"),
+        ("a tile too narrow", "tile[32][129]", "tile[32][32]", "Compare each with its size"),
         ("the text of task 3", None, cuda("spmm_coalesced_cuda", SPMM, """
     const int i = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y * blockDim.y + threadIdx.y;
     if (i >= out || t >= n) return;
@@ -306,7 +305,7 @@ def sddmm(g, x, columns, starts):
     }
 """), "from one of a warp's rows to the next"),
         ("part of the tile", "q < tokens * width", "q < min(128, tokens * width)", "Uninitialised"),
-        ("tokens and columns exchanged", "tile[lane][columns[p]]", "tile[columns[p]][lane]", "tile"),
+        ("tokens and columns exchanged", "tile[lane][columns[p]]", "tile[columns[p]][lane]", "reads tile["),
         ("a tile too large", "tile[32][129]", "tile[128][129]", "bytes of shared memory"),
         ("no tile", None, cuda("spmm_coalesced_cuda", SPMM, """
     const int t = blockIdx.x * 32 + threadIdx.x;
