@@ -87,6 +87,16 @@ def spmm(x, values, columns, starts):
         for p in range(starts[i], starts[i + 1]):
             S[i, columns[p]] = values[p]
     return x @ S.T
+
+
+@njit
+def spmm_transposed(g, values, columns, starts, width):
+    d = np.zeros((len(g), width), g.dtype)
+    for t in range(len(g)):
+        for i in range(len(starts) - 1):
+            for p in range(starts[i], starts[i + 1]):
+                d[t, columns[p]] += values[p] * g[t, i]
+    return d
 """, "as large as the dense S"),
         ("not started at 0", "np.zeros((len(g), width), g.dtype)", "np.full((len(g), width), 1e30, g.dtype)",
          "started at 0?"),  # what np.empty may hold
