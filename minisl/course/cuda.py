@@ -25,6 +25,7 @@ from minisl.kernels.cuda import emulator, signature
 
 RECORDS = 1 << 20  # accesses that are counted; a launch with more is refused
 COMPILE_SECONDS = 20
+APART = 1 << 16  # bytes around each array, so that an index past its end does not meet another array
 KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "CXX", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment, for the other process
 
 # what a compiled kernel may want of other libraries: what the emulator calls itself, and mathematics
@@ -41,10 +42,13 @@ OUTSIDE = re.compile(r"#\s*(?:include|import|embed)\w*|\b__has_\w+|#\s*line|#\s*
 
 
 ADVICE = {
-    emulator.Race: "\nThe two may happen at the same time: a __syncthreads() between them is missing (in a block), or an atomic.",
+    emulator.Race: "\nIf one must come first, a __syncthreads() between them is missing. If both do the same step, no barrier "
+                   "helps: let one thread write (if (s == 0)), give each thread its own element, or use atomicAdd.",
     emulator.Uninitialised: "\nNothing is there yet: is a __syncthreads() missing, or does a thread leave its place unwritten?",
     emulator.BarrierDivergence: "\nEvery thread of a block must come to each __syncthreads(), not only those in an `if`.",
+    emulator.UndefinedBehaviour: "\nIs it an index? Compare each with its size in the declaration, from left to right.",
 }
+BETWEEN_BLOCKS = "\nNo barrier reaches across blocks: is blockIdx used in the index? Otherwise use atomicAdd."
 
 
 class Counts(NamedTuple):
@@ -92,7 +96,7 @@ def at_most(limit, counts, uses, of):
     moved = counts.sectors / uses
     parts = ", ".join(f"{name} {sectors / uses:.2g}" for name, sectors in sorted(counts.of.items(), key=lambda item: -item[1]))
     say(moved <= limit, f"too many sectors: {moved:.3g} {of}, should be at most {limit} ({parts}): "
-                        "do the lanes of a warp read neighbours, and does each word come once?")
+                        "do the lanes of a warp read neighbours, and is each word fetched once and then kept?")
 
 
 def ready():
@@ -194,12 +198,18 @@ def main():
         counts, data = launch(asked, data)
         answer = {"counts": counts}
     except emulator.KernelFault as fault:
-        answer, data = {"wrong": f"{type(fault).__name__}: {fault}{ADVICE.get(type(fault), '')}"}, b""
+        answer, data = {"wrong": f"{type(fault).__name__}: {fault}{advice(fault)}"}, b""
     except (Wrong, TypeError, ValueError) as error:
         answer, data = {"wrong": str(error)}, b""
     except emulator.CompileError as error:
-        answer, data = {"wrong": f"the compiler says: {with_line(str(error), asked['source'])}"}, b""
+        answer, data = {"wrong": f"the compiler says: {with_line(str(error), asked)}"}, b""
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+
+
+def advice(fault):
+    """What to look for after a fault, in words."""
+    between_blocks = type(fault) is emulator.Race and "blocks are ordered" in fault.what
+    return BETWEEN_BLOCKS if between_blocks else ADVICE.get(type(fault), "")
 
 
 def launch(asked, data):
@@ -220,7 +230,9 @@ def arguments(descriptions, data):
         if isinstance(given, dict):
             dtype = np.dtype(given["dtype"])
             size = dtype.itemsize * math.prod(given["shape"])
-            given, place = np.frombuffer(bytearray(data[place:place + size]), dtype).reshape(given["shape"]), place + size
+            room = bytearray(APART) + data[place:place + size] + bytes(APART)
+            given = np.frombuffer(room, dtype, size // dtype.itemsize, APART).reshape(given["shape"])
+            place += size
         args.append(given)
     return args
 
@@ -237,9 +249,9 @@ def limit(seconds):
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def compiled(source, name):
+def compiled(source, name, options=()):
     """The module, if it needs nothing but mathematics of this machine."""
-    path = emulator.build.build(source, (), name, tuple(signature.kernels(source)))
+    path = emulator.build.build(source, options, name, tuple(signature.kernels(source)))
     needs = emulator.build.output("nm", "-D", "--undefined-only", path)
     unknown = set(re.findall(r"^\s+U (\w+)", needs, re.M)) - MACHINE - MATHS - {f"{word}f" for word in MATHS}
     say(not unknown, f"the kernel's text uses {', '.join(sorted(unknown))}, which is not known here")
@@ -262,12 +274,23 @@ def counted(launch):
             "atomics": int((table["use"] == 2).sum())}
 
 
-def with_line(error, source):
+def with_line(error, asked):
     """A compiler's error, and the line that it is about."""
-    if "cuda_on_cpu.h" in error:  # an atomic or a shuffle, which is a macro there
-        return re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error.partition("error: ")[2])
-    number, lines = re.search(r":(\d+):", error), source.splitlines()
-    return error + (f"\n    {lines[int(number[1]) - 1].strip()}" if number and 0 < int(number[1]) <= len(lines) else "")
+    source = asked["source"]
+    if "cuda_on_cpu.h" in error:  # a barrier, an atomic or a shuffle, which is a macro there: where does it stand?
+        error = error.partition("error: ")[2]
+        try:
+            compiled(source, f"{asked['kernel']}.cu", ("-ftrack-macro-expansion=0",))
+        except emulator.CompileError as placed:
+            error = error if "cuda_on_cpu.h" in str(placed) else str(placed)
+        error = re.sub(r"\bcu_(\w+)\((?:int, )?", r"\1(", error)
+    place, lines = re.search(r":(\d+):", error), source.splitlines()
+    number = int(place[1]) if place else 0
+    if macro := re.search(r"\b(__sync\w+|__\w+_sync|atomic\w+) *\(", "\n".join(lines[max(number - 1, 0):])):
+        error = re.sub(r"before 'cu\w*'", f"before '{macro[1]}'", error)
+    if re.search(r"atomic\w+\((float|int)&", error):
+        error += "; it takes an address: &d[k]"
+    return error + (f"\n    {lines[number - 1].strip()}" if 0 < number <= len(lines) else "")
 
 
 if __name__ == "__main__":

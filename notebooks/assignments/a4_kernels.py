@@ -6,12 +6,13 @@
 # counts how much memory your kernels move.
 #
 # **How.** Replace each `raise NotImplementedError()` with your code. The cell below it checks your answer: it prints nothing
-# and passes, or says what is wrong. Tasks are graded apart from each other: skip one and come back. `pytest` in this folder
-# checks them all. Your tests are a part of the grader's; there are more cases there, none of them a trick.
+# and passes, or says what is wrong. Save the notebook, then `python -m minisl.course check a4_kernels.ipynb` (or `pytest`) in
+# this folder checks them all. Both read the saved file. Tasks are graded apart from each other: skip one and come back. The
+# grader uses its own copy of the test cells; editing yours changes nothing. It has more cases, none of them a trick.
 #
-# Write every kernel yourself: do not call `minisl.kernels`, and do not copy its `.cu` files, which are made for other launches.
+# Write every kernel yourself: do not call `minisl.kernels`. You may read its `.cu` files, not copy them: their launches differ.
 #
-# About three and a half hours. Read first: notebook `05_kernels`; for CUDA, the page `docs/cuda.md`.
+# About 3.5 hours, and an hour of reading: sections 1, 3 and 6 to 8 of `notebooks/05_kernels.ipynb`.
 
 # %%
 import time
@@ -55,7 +56,29 @@ def wrong_products(S, x=None, g=None):
              "values[p] is not used": there.astype(S.dtype),
              "a sum goes on from one row to the next: start it at 0 for each": np.cumsum(S, 0),
              "columns[p] is not used": packed}
-    return {mistake: g @ matrix if x is None else x @ matrix.T for mistake, matrix in wrong.items()}
+    if x is None:
+        return {mistake: g @ matrix for mistake, matrix in wrong.items()}
+    y = x @ S.T
+    return {mistake: x @ matrix.T for mistake, matrix in wrong.items()} | {
+        "a sum goes on from one token to the next: start it at 0 for each": np.cumsum(y, 0),
+        "one sum goes on through all rows and tokens: start it at 0 for each": np.cumsum(y).reshape(y.shape)}
+
+
+def nonsense(got):
+    """{what may be the reason: got}, if some of its numbers are none that a sum of a few products can be"""
+    got = np.asarray(got)
+    if got.dtype.kind != "f" or (np.abs(got) < 1e6).all():
+        return {}
+    return {"it has numbers that nobody computed. Was the result started at 0? Is an index past an array's end: "
+            "columns[p] for x, the row of p for g?": got}
+
+
+def without_dense(what, call):
+    """call(), which raises Wrong where it wants more memory than there is."""
+    try:
+        return call()
+    except MemoryError:
+        raise Wrong(f"{what} makes an array as large as the dense S, should use the entries alone") from None
 
 
 def fast_enough(what, call, products):
@@ -89,19 +112,26 @@ def fast_enough(what, call, products):
 # pass needs for the gradient of $X$, $D = G S$, from the same three arrays (nobody sorts $S$ by columns for you):
 #
 # $$Y_{ti} = \sum_{p = \mathrm{starts}_i}^{\mathrm{starts}_{i+1} - 1} v_p\, X_{t,\, c_p}, \qquad
-# D_{tj} = \sum_i \; \sum_{p = \mathrm{starts}_i,\; c_p = j}^{\mathrm{starts}_{i+1} - 1} v_p\, G_{ti} .$$
+# D_{tj} = \sum_{p:\; c_p = j} v_p\, G_{t,\, i_p} .$$
 #
 # | | shape | | shape |
 # |---|---|---|---|
 # | `x` | `(n, width)` | `g` | `(n, out)` |
 # | `values`, `columns` | `(N,)` | `starts` | `(out + 1,)`|
-# | `spmm` returns | `(n, out)` | `spmm_transposed` returns | `(n, width)` |
+# | `spmm` returns | `(n, out)`, dtype of `x` | `spmm_transposed` returns | `(n, width)`, dtype of `g` |
 #
-# Results are new arrays of `x`'s (`g`'s) type. Loops are fine: Numba compiles them. Do not use SciPy. `@njit(parallel=True)` is
-# allowed, but ask which two threads could meet; without it the tests pass as well. No `cache=True`.
+# In formulas $v_p$ is `values[p]`, $c_p$ is `columns[p]`, $i_p$ the row of entry $p$, and all indices count from 0. A sum's
+# upper limit belongs to it, the end of `range` does not.
+#
+# Results are new arrays: `np.zeros((n, out), x.dtype)`, with `out = len(starts) - 1`. The dense $S$ is not formed. Loops are
+# fine: Numba compiles them. Do not use SciPy, `cache=True`, or `parallel=True` (threads that meet are task 4; not tested).
+#
+# Numba does not check indices: one past the end gives garbage or ends the kernel.
+# `python -m minisl.course check a4_kernels.ipynb` compiles with bounds checked and names it; in the notebook write
+# `@njit(boundscheck=True)` while you look for a mistake.
 #
 # **Tested:** a small case; random $S$ with empty and full rows, one token and many; float64 and float32; arguments not changed;
-# both compiled, that is, at least 5 times as fast as a loop in Python.
+# both compiled, that is, at least 5 times as fast as a loop in Python; 300 entries in a huge $S$.
 #
 # <details><summary>Hint</summary>
 #
@@ -145,18 +175,24 @@ small = np.array([[0, 2, 0, 0, -1], [0, 0, 0, 0, 0], [3, 0, 0, 4, 5]], np.float6
 csr = np.array([2.0, -1, 3, 4, 5]), np.array([1, 4, 0, 3, 4], np.int32), np.array([0, 2, 2, 5], np.int32)
 x, g = rng.standard_normal((2, 5)), rng.standard_normal((2, 3))
 by_place = np.array([[2, -1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 3, 4, 5]])
-check("y (3 x 5, row 1 is empty)", spmm(x, *csr), x @ small.T,
-      wrong={"x[t, p] is read, should be x[t, columns[p]]": x @ by_place.T} | wrong_products(small, x))
-check("d (3 x 5, row 1 is empty)", spmm_transposed(g, *csr, 5), g @ small,
-      wrong={"added to d[t, p], should be d[t, columns[p]]": g @ by_place,
-             "added to d[t, row of p], should be d[t, columns[p]]": np.pad(g * small.sum(1), ((0, 0), (0, 2)))}
+y = spmm(x, *csr)
+check("y (3 x 5, row 1 is empty)", y, x @ small.T,
+      wrong=nonsense(y) | {"x[t, p] is read, should be x[t, columns[p]]": x @ by_place.T} | wrong_products(small, x))
+d = spmm_transposed(g, *csr, 5)
+check("d (3 x 5, row 1 is empty)", d, g @ small,
+      wrong=nonsense(d) | {"added to d[t, p], should be d[t, columns[p]]": g @ by_place,
+                           "added to d[t, row of p], should be d[t, columns[p]]": np.pad(g * small.sum(1), ((0, 0), (0, 2)))}
       | wrong_products(small, g=g))
 for n, out, width in ((1, 9, 14), (6, 15, 8), (int(rng.integers(3, 9)), 21, int(rng.integers(24, 40)))):
     S, *csr = sparse(rng, out, width, np.float64)
-    x, g, before = rng.standard_normal((n, width)), rng.standard_normal((n, out)), csr[0].copy()
-    check(f"y (n = {n}, S {out} x {width})", spmm(x, *csr), x @ S.T, wrong=wrong_products(S, x))
-    check(f"d (n = {n}, S {out} x {width})", spmm_transposed(g, *csr, width), g @ S, wrong=wrong_products(S, g=g))
-    unchanged("values", csr[0], before)
+    x, g = rng.standard_normal((n, width)), rng.standard_normal((n, out))
+    before = [array.copy() for array in (x, g, *csr)]
+    y = spmm(x, *csr)
+    check(f"y (n = {n}, S {out} x {width})", y, x @ S.T, wrong=nonsense(y) | wrong_products(S, x))
+    d = spmm_transposed(g, *csr, width)
+    check(f"d (n = {n}, S {out} x {width})", d, g @ S, wrong=nonsense(d) | wrong_products(S, g=g))
+    for name, array, old in zip(("x", "g", "values", "columns", "starts"), (x, g, *csr), before):
+        unchanged(name, array, old)
 S, *csr = sparse(rng, 120, 130, np.float64)
 x, g = rng.standard_normal((300, 130)), rng.standard_normal((300, 120))
 fast_enough("spmm", lambda: spmm(x, *csr), 300 * len(csr[0]))
@@ -166,6 +202,14 @@ x, g = rng.standard_normal((4, 12), np.float32), rng.standard_normal((4, 17), np
 for name, got, want in (("y", spmm(x, *csr), x @ S.T), ("d", spmm_transposed(g, *csr, 12), g @ S)):
     check(f"{name} in float32", got, want, rtol=1e-5)
     check(f"the type of {name} in float32", str(got.dtype), "float32")
+many = 6_000_000
+rows, columns = np.sort(rng.integers(0, many, 300)), rng.permutation(many)[:300].astype(np.int32)
+csr = rng.standard_normal(300, np.float32), columns, np.searchsorted(rows, np.arange(many + 1)).astype(np.int32)
+x = rng.standard_normal((1, many), np.float32)
+y = without_dense("spmm", lambda: spmm(x, *csr))
+d = without_dense("spmm_transposed", lambda: spmm_transposed(x, *csr, many))
+check("y (S 6,000,000 x 6,000,000)", y[0, rows], np.bincount(rows, csr[0] * x[0, columns])[rows].astype(np.float32), rtol=1e-5)
+check("d (S 6,000,000 x 6,000,000)", d[0, columns], csr[0] * x[0, rows], rtol=1e-5)
 ### BEGIN HIDDEN TESTS
 for n, out, width in ((2, 4, 33), (int(rng.integers(10, 20)), 31, 5)):
     S, *csr = sparse(rng, out, width, np.float64)
@@ -181,7 +225,7 @@ for n, out, width in ((2, 4, 33), (int(rng.integers(10, 20)), 31, 5)):
 #
 # **Write** `sddmm(g, x, columns, starts)`, 5 to 9 lines: for each entry $p$, in row $i_p$ and column $c_p$,
 #
-# $$\frac{\partial L}{\partial v_p} = \sum_{t=1}^{n} G_{t,\, i_p} X_{t,\, c_p} .$$
+# $$\frac{\partial L}{\partial v_p} = \sum_{t=0}^{n-1} G_{t,\, i_p} X_{t,\, c_p} .$$
 #
 # The matrix $G^\top X$ is not formed: $N$ sums, not $d_{out} d_{in}$. Which row an entry is in, `starts` knows.
 #
@@ -189,15 +233,14 @@ for n, out, width in ((2, 4, 33), (int(rng.integers(10, 20)), 31, 5)):
 # |---|---|
 # | `g`, `x` | `(n, out)`, `(n, width)` |
 # | `columns`, `starts` | `(N,)`, `(out + 1,)` |
-# | returns | `(N,)`, of `x`'s type |
+# | returns | `(N,)`, dtype of `x` |
 #
 # **Tested:** random supports with empty and full rows, one token and many, float64 and float32; arguments not changed;
-# compiled, as in task 1.
+# compiled, and 300 entries in a huge $S$, as in task 1.
 #
 # <details><summary>Hint</summary>
 #
-# Loop over rows, then over the entries of the row: so each entry meets its row. Two threads that share out the *tokens* would
-# add to the same sum; share out rows.
+# Loop over rows, then over the entries of the row: so each entry meets its row.
 #
 # </details>
 
@@ -224,8 +267,11 @@ for n, out, width in ((7, 26, 13), (1, 12, 7), (int(rng.integers(30, 60)), 20, i
     rows, N = np.nonzero(S)[0], len(columns)
     g, x = rng.standard_normal((n, out)), rng.standard_normal((n, width))
     before, want = (g.copy(), x.copy()), (g.T @ x)[rows, columns]
-    check(f"dv (n = {n}, S {out} x {width})", sddmm(g, x, columns, starts), want,
-          wrong={"g[t, columns[p]] is read, should be g[t, row of p]": (g.T @ x)[columns, columns],
+    dv, late = sddmm(g, x, columns, starts), np.searchsorted(starts, np.arange(N)) - 1
+    check(f"dv (n = {n}, S {out} x {width})", dv, want, wrong=nonsense(dv) | {
+                 "g[t, columns[p]] is read, should be g[t, row of p]": (g.T @ x)[columns, columns],
+                 "the row of p is too small at the first entry of each row (i has starts[i] <= p < starts[i + 1])":
+                 (g.T @ x)[late, columns],
                  "the mean over the tokens, should be the sum": want / n,
                  "only the last token counts": g[-1, rows] * x[-1, columns],
                  "only the first token counts": g[0, rows] * x[0, columns],
@@ -245,6 +291,12 @@ g, x = rng.standard_normal((5, 14), np.float32), rng.standard_normal((5, 19), np
 dv = sddmm(g, x, columns, starts)
 check("dv in float32", dv, (g.T @ x)[np.nonzero(S)[0], columns], rtol=1e-5)
 check("the type of dv in float32", str(dv.dtype), "float32")
+many = 6_000_000
+rows, columns = np.sort(rng.integers(0, many, 300)), rng.integers(0, many, 300).astype(np.int32)
+starts = np.searchsorted(rows, np.arange(many + 1)).astype(np.int32)
+g, x = rng.standard_normal((2, 1, many), np.float32)
+dv = without_dense("sddmm", lambda: sddmm(g, x, columns, starts))
+check("dv (S 6,000,000 x 6,000,000)", dv, g[0, rows] * x[0, columns], rtol=1e-5)
 ### BEGIN HIDDEN TESTS
 for n, out, width in ((2, 33, 4), (int(rng.integers(10, 20)), 5, 31)):
     S, _, columns, starts = sparse(rng, out, width, np.float64)
@@ -269,9 +321,13 @@ for n, out, width in ((2, 33, 4), (int(rng.integers(10, 20)), 5, 31)):
 #
 # The name, the parameters and their order are given in each task, and so is the launch: how many threads in a block, how many
 # blocks. Each task has a function `run_...` that launches a text on arrays; call it in cells of your own to try things out.
-# What it raises names line, block and thread: `OutOfBounds`, `Race`, `BarrierDivergence`, `Uninitialised`, or what the compiler
-# says. Lines count from the opening quotes, whose own is line 1. A kernel that has not ended after 3 seconds is stopped. Each
-# launch runs three times: threads forward, backward and in random order.
+# What it raises names line, block and thread: `OutOfBounds`, `Race`, `BarrierDivergence`, `Uninitialised`,
+# `UndefinedBehaviour` (an index past the end of a `__shared__` array), or what the compiler says. Lines count from the opening
+# quotes, whose own is line 1. A kernel that has not ended after 3 seconds is stopped (here; not in `minisl.ladder`). Each launch
+# runs three times: threads forward, backward and in random order.
+#
+# Threads are numbered `threadIdx.y * blockDim.x + threadIdx.x`; 32 in a row are a *warp*, and a thread's place in it its *lane*.
+# With a block `(32, 4)`, the lane is `threadIdx.x` and the warp `threadIdx.y`.
 #
 # Arrays are float32 and int32, row-major: element `[t, j]` of an array `(n, width)` is `x[t * width + j]`. No `#include`, no
 # `printf`, no C library but mathematics.
@@ -297,8 +353,8 @@ cuda.ready()
 # | block | `(16, 8)`: `threadIdx.x` 0 .. 15, `threadIdx.y` 0 .. 7 |
 # | grid | `(out / 16, n / 8)`, both rounded up: a thread for each output, and some more at the edges |
 #
-# **Write** `spmm_cuda()`, which returns the text: 6 to 12 lines of CUDA. A thread computes one output, or one that you choose
-# in another way, but each output once:
+# **Write** `spmm_cuda()`, which returns the text: 6 to 12 lines of CUDA. Usually `x` counts rows $i$ and `y` tokens $t$.
+# Another assignment is allowed if each output is written by exactly one thread:
 #
 # $$Y_{ti} = \sum_{p = \mathrm{starts}_i}^{\mathrm{starts}_{i+1} - 1} v_p\, X_{t,\, c_p} .$$
 #
@@ -320,6 +376,13 @@ def run_spmm(text, x, values, columns, starts):
     grid = -(-out // 16), -(-n // 8)
     counts = cuda.run(text, "spmm", grid, (16, 8), (x, values, columns, starts, y, n, width, out))
     return y, counts
+
+
+def left_over(got, want):
+    """{that elements were not written, and which: what they then are}. For the tests."""
+    places = np.argwhere(got == 7).tolist()
+    return {f"{len(places)} of {got.size} elements, such as {places[0]}, still hold the 7 from before: no thread wrote them":
+            np.where(got == 7, got, want)} if places else {}
 
 # %% task="spmm_cuda"
 def spmm_cuda():
@@ -345,12 +408,13 @@ for n, out, width in ((16, 32, 24), (13, int(rng.integers(18, 31)), 11)):
     S, *csr = sparse(rng, out, width)
     x = rng.standard_normal((n, width), np.float32)
     y, _ = run_spmm(text, x, *csr)
-    want = x @ S.T
+    want, exchanged = x @ S.T, np.arange(out) < -(-n // 8) * 8
     check(f"Y (n = {n}, S {out} x {width})", y, want, rtol=1e-5, wrong=wrong_products(S, x) | {
+        "x counts tokens and y rows, but the launch has x for rows, y for tokens": np.where(exchanged, want, 7),
         "added to what y held before, should replace it": want + 7,
         "nothing was written to y": np.full((n, out), 7),
         "Y is written transposed: [t, i] is y[t * out + i]": want.T.reshape(n, out),
-        "X is read transposed: [t, j] is x[t * width + j]": x.reshape(width, n).T @ S.T})
+        "X is read transposed: [t, j] is x[t * width + j]": x.reshape(width, n).T @ S.T} | left_over(y, want))
 ### BEGIN HIDDEN TESTS
 for n, out, width in ((1, 3, 40), (int(rng.integers(25, 40)), 7, 5)):
     S, *csr = sparse(rng, out, width)
@@ -359,7 +423,7 @@ for n, out, width in ((1, 3, 40), (int(rng.integers(25, 40)), 7, 5)):
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 4. Threads that meet (5 points, 25 minutes)
+# ## Task 4. Threads that meet (4 points, 15 minutes)
 #
 # **Given** the other product of task 1, added to what is there: $D \leftarrow D + G S$, and the kernel
 #
@@ -413,7 +477,7 @@ extern "C" __global__ void scatter(const float* g, const float* values, const in
 """
     ### END SOLUTION
 
-# %% test="scatter_cuda" points=5
+# %% test="scatter_cuda" points=4
 rng, text = draw("scatter_cuda"), scatter_cuda()
 for n, out, width in ((16, 32, 20), (int(rng.integers(9, 16)), 27, 37)):
     S, *csr = sparse(rng, out, width)
@@ -461,8 +525,9 @@ for n, out, width in ((1, 40, 3), (int(rng.integers(17, 24)), 5, 9)):
 # What a thread wrote to shared memory, another may read only after a barrier, `__syncthreads()`. **All** threads of the block
 # must come to each barrier, those without a token too.
 #
-# **Tested:** fewer tokens than threads, just as many, more, and one; that no thread reads more than its share of the tokens (a
-# thread makes at most $6 \lceil n / 64 \rceil + 8$ accesses to global memory); three orders of threads, no fault.
+# **Tested:** fewer tokens than threads, just as many, more, and (grader) one; that no thread reads more than its share of the
+# tokens (a thread makes at most $6 \lceil n / 64 \rceil + 8$ accesses to global memory); three orders of threads, no
+# fault.
 #
 # <details><summary>Hint</summary>
 #
@@ -525,7 +590,8 @@ for n in (64, 23, int(rng.integers(130, 190))):
                  "the last step of the pairs (h = 1) is missing": sums[::2].sum(0),
                  "the first step of the pairs (h = 32) is missing": sums[:32].sum(0),
                  "only the sums of the first warp are there": sums[:32].sum(0),
-                 "the sum of thread 0 is missing": sums[1:].sum(0), "the sum of the last thread is missing": sums[:-1].sum(0)})
+                 "the sum of thread 0 is missing": sums[1:].sum(0), "the sum of the last thread is missing": sums[:-1].sum(0)}
+          | left_over(dv, each.sum(0)))
     share = 6 * -(-n // 64) + 8
     if counts.busiest > share:
         raise Wrong(f"dv (n = {n}): a thread makes {counts.busiest} accesses to global memory, should make at most {share}: "
@@ -538,16 +604,16 @@ for n in (1, 65):
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 6. Neighbours read neighbours (4 points, 30 minutes)
+# ## Task 6. Neighbours read neighbours (5 points, 30 minutes)
 #
-# Memory answers in **sectors** of 32 bytes, 8 floats, and what the 32 lanes of a warp read at one place of the program is one
-# request: it moves each sector that it touches, whole. In task 5 the lanes of a warp are tokens. Their words of `g` lie `out`
+# Memory answers in **sectors** of 32 bytes, 8 floats. When a warp executes a load, its 32 lanes make one request; each sector
+# that any lane touches moves whole, once. In task 5 the lanes of a warp are tokens. Their words of `g` lie `out`
 # floats apart: 32 sectors for 32 words, and as many of `x`. Per entry and token that makes
 #
 # $$2 \text{ sectors} = 64 \text{ bytes, of which 8 are used.}$$
 #
 # **Given** the same kernel, with another launch. The lanes of a warp (`threadIdx.x`) are now 32 entries that lie side by side
-# in `rows` and `columns`, row by row:
+# in `rows` and `columns`, sorted by row, then by column:
 #
 # | | |
 # |---|---|
@@ -556,7 +622,7 @@ for n in (1, 65):
 #
 # **Write** `sddmm_coalesced_cuda()`, 12 to 20 lines of CUDA, the same sums:
 #
-# $$\frac{\partial L}{\partial v_k} = \sum_{t=1}^{n} G_{t,\, i_k} X_{t,\, c_k} .$$
+# $$\frac{\partial L}{\partial v_k} = \sum_{t=0}^{n-1} G_{t,\, i_k} X_{t,\, c_k} .$$
 #
 # The 4 warps share out the tokens (any way you like), and their 4 sums per entry become one.
 #
@@ -602,7 +668,7 @@ extern "C" __global__ void sddmm(const float* g, const float* x, const int* rows
 """
     ### END SOLUTION
 
-# %% test="sddmm_coalesced_cuda" points=4
+# %% test="sddmm_coalesced_cuda" points=5
 rng, text = draw("sddmm_coalesced_cuda"), sddmm_coalesced_cuda()
 for n, out, width, entries in ((16, 14, 10, 64), (int(rng.integers(5, 8)), 9, 17, int(rng.integers(33, 60))),
                                (32, *(int(side) for side in rng.integers(46, 54, 2)), 375)):
@@ -619,11 +685,12 @@ for n, out, width, entries in ((16, 14, 10, 64), (int(rng.integers(5, 8)), 9, 17
                  "only the first 4 tokens count": each[:4].sum(0), "4 times too much: each warp sums all tokens": 4 * each.sum(0),
                  "the mean over the tokens, should be the sum": each.mean(0),
                  "added to what dv held before, should replace it": each.sum(0) + 7,
-                 "only the first block's 32 entries are there": np.where(block == 0, each.sum(0), 7)})
+                 "only the first block's 32 entries are there": np.where(block == 0, each.sum(0), 7)}
+          | left_over(dv, each.sum(0)))
 cuda.at_most(0.67, counts, entries * n, "per entry and token")
 if counts.busiest > 48:
     raise Wrong(f"{what}: a thread makes {counts.busiest} accesses to global memory, should make at most 48: share out the "
-                "tokens among the 4 warps, and read rows[k] and columns[k] once")
+                "tokens among the 4 warps")
 ### BEGIN HIDDEN TESTS
 for n, entries in ((1, 5), (3, 97)):
     rows, columns = support(rng, 13, 21, entries)
@@ -651,16 +718,17 @@ for n, entries in ((1, 5), (3, 97)):
 # |---|---|
 # | block | `(32, 4)`: 4 warps |
 # | grid | `n / 32`, rounded up: block $b$ has the tokens $32 b, \dots, 32 b + 31$, as far as there are any |
-# | shared memory | at most 48 KB a block, `__shared__ float tile[32][129];` is 16.5 |
+# | shared memory | at most 48 KB a block; `__shared__ float tile[32][129];` is 16.5 KB |
 #
 # **Write** `spmm_coalesced_cuda()`, 15 to 25 lines of CUDA. First the 128 threads copy the 32 rows of $X$ into shared memory,
 # lanes side by side; those rows lie one after the other, so it is one piece of memory. Then, with a lane per token, every lane
-# of a warp wants the *same* entry at the same time: one sector for all. A warp takes every fourth row of $S$:
+# of a warp wants the *same* entry at the same time: one sector for all. A warp takes every fourth row of $S$. For
+# lane $l = 0, \dots, 31$ of block $b$:
 #
-# $$Y_{ti} = \sum_{p = \mathrm{starts}_i}^{\mathrm{starts}_{i+1} - 1} v_p\, \mathrm{tile}_{t,\, c_p} .$$
+# $$Y_{32 b + l,\, i} = \sum_{p = \mathrm{starts}_i}^{\mathrm{starts}_{i+1} - 1} v_p\, \mathrm{tile}_{l,\, c_p} .$$
 #
-# **Tested:** numbers of tokens that fit and that do not, `width` from 1 to 128; `y` filled before; three orders of threads, no
-# fault; and for 64 tokens, `out` about 24, `width` about 120 and a density of 0.1
+# **Tested:** numbers of tokens that fit and that do not; (grader) `width` from 1 to 128; `y` filled before; three orders of
+# threads, no fault; and for 64 tokens, `out` about 24, `width` about 120 and a density of 0.1
 #
 # $$\text{sectors moved, of all arrays} \;\le\; 0.3 \cdot N n .$$
 #
@@ -719,7 +787,9 @@ for n, out, width in ((32, 12, 16), (int(rng.integers(35, 60)), 9, 13),
         "only the rows 0, 1, 2 and 3 are written": np.where(row < 4, want, 7),
         "only the first block's 32 tokens are written": np.where(token < 32, want, 7),
         "all blocks read the first 32 tokens": want[token[:, 0] % 32],
-        "Y is written transposed: [t, i] is y[t * out + i]": want.T.reshape(n, out)})
+        "a sum goes on from one of a warp's rows to the next: start it at 0 for each":
+        np.stack([want[:, i % 4:i + 1:4].sum(1) for i in range(out)], 1),
+        "Y is written transposed: [t, i] is y[t * out + i]": want.T.reshape(n, out)} | left_over(y, want))
 cuda.at_most(0.3, counts, n * len(csr[0]), "per entry and token")
 ### BEGIN HIDDEN TESTS
 for n, out, width in ((1, 6, 128), (33, 5, 1)):

@@ -47,6 +47,60 @@ def spmm(x, values, columns, starts):
             y[t, i] = total
     return y
 """, "start it at 0 for each"),
+        ("the sum goes on through the tokens", None, """
+from numba import njit
+
+
+@njit
+def spmm(x, values, columns, starts):
+    y = np.zeros((len(x), len(starts) - 1), x.dtype)
+    for i in range(len(starts) - 1):
+        total = 0.0
+        for t in range(len(x)):
+            for p in range(starts[i], starts[i + 1]):
+                total += values[p] * x[t, columns[p]]
+            y[t, i] = total
+    return y
+""", "from one token to the next"),
+        ("one sum", None, """
+from numba import njit
+
+
+@njit
+def spmm(x, values, columns, starts):
+    y, total = np.zeros((len(x), len(starts) - 1), x.dtype), 0.0
+    for t in range(len(x)):
+        for i in range(len(starts) - 1):
+            for p in range(starts[i], starts[i + 1]):
+                total += values[p] * x[t, columns[p]]
+            y[t, i] = total
+    return y
+""", "one sum goes on through all rows and tokens"),
+        ("the dense matrix", None, """
+from numba import njit
+
+
+@njit
+def spmm(x, values, columns, starts):
+    S = np.zeros((len(starts) - 1, x.shape[1]), x.dtype)
+    for i in range(len(S)):
+        for p in range(starts[i], starts[i + 1]):
+            S[i, columns[p]] = values[p]
+    return x @ S.T
+
+
+@njit
+def spmm_transposed(g, values, columns, starts, width):
+    d = np.zeros((len(g), width), g.dtype)
+    for t in range(len(g)):
+        for i in range(len(starts) - 1):
+            for p in range(starts[i], starts[i + 1]):
+                d[t, columns[p]] += values[p] * g[t, i]
+    return d
+""", "as large as the dense S"),
+        ("not started at 0", "np.zeros((len(g), width), g.dtype)", "np.full((len(g), width), 1e30, g.dtype)",
+         "started at 0?"),  # what np.empty may hold
+        ("into the columns", "    return d", "    columns[0] = 0\n    return d", "columns was changed"),
     ],
     "sddmm": [
         ("the column for the row", "g[t, i]", "g[t, columns[p]]", "should be g[t, row of p]"),
@@ -76,12 +130,37 @@ def sddmm(g, x, columns, starts):
             dv[p] = total
     return dv
 """.replace("@njit", "from numba import njit\n\n\n@njit"), "start it at 0 for each"),
+        ("the row before", None, """
+from numba import njit
+
+
+@njit
+def sddmm(g, x, columns, starts):
+    dv = np.zeros(len(columns), x.dtype)
+    for p in range(len(columns)):
+        i = np.searchsorted(starts, p) - 1
+        for t in range(len(x)):
+            dv[p] += g[t, i] * x[t, columns[p]]
+    return dv
+""", "the row of p is too small at the first entry of each row"),
+        ("all of G^T X, compiled", None, """
+from numba import njit
+
+
+@njit
+def sddmm(g, x, columns, starts):
+    m, dv = np.ascontiguousarray(g.T) @ x, np.zeros(len(columns), x.dtype)
+    for i in range(len(starts) - 1):
+        for p in range(starts[i], starts[i + 1]):
+            dv[p] = m[i, columns[p]]
+    return dv
+""", "as large as the dense S"),
     ],
     "spmm_cuda": [
         ("no bounds", "    if (i >= out || t >= n) return;\n", "", "OutOfBounds"),
         ("no bound for tokens", "if (i >= out || t >= n)", "if (i >= out)", "OutOfBounds"),
         ("a bound off by one", "i >= out", "i > out", "OutOfBounds"),
-        ("no block", "blockIdx.x * blockDim.x + threadIdx.x", "threadIdx.x", "Race"),
+        ("no block", "blockIdx.x * blockDim.x + threadIdx.x", "threadIdx.x", "is blockIdx used in the index?"),
         ("one entry too many", "p < starts[i + 1]", "p <= starts[i + 1]", "OutOfBounds"),
         ("one entry too few", "p < starts[i + 1]", "p < starts[i + 1] - 1", "the last entry of each row is missing"),
         ("the place for the column", "columns[p]]", "p]", "OutOfBounds"),
@@ -92,6 +171,14 @@ def sddmm(g, x, columns, starts):
         ("another stride", "x[t * width", "x[t * out", "OutOfBounds"),
         ("values forgotten", "values[p] * x", "x", "values[p] is not used"),
         ("not written", "    y[t * out + i] = sum;\n", "", "nothing was written to y"),
+        ("x and y exchanged", None, cuda("spmm_cuda", SPMM, """
+    const int t = blockIdx.x * blockDim.x + threadIdx.x, i = blockIdx.y * blockDim.y + threadIdx.y;
+    if (i >= out || t >= n) return;
+    float sum = 0;
+    for (int p = starts[i]; p < starts[i + 1]; ++p) sum += values[p] * x[t * width + columns[p]];
+    y[t * out + i] = sum;
+"""), "the launch has x for rows, y for tokens"),
+        ("some not written", "t >= n) return", "t >= n - 1) return", "still hold the 7 from before"),
         ("a loop without end", "; ++p)", ";)", "does a loop never end?"),
         ("no semicolon", "float sum = 0;", "float sum = 0", "the compiler says: spmm.cu:8"),
         ("an unknown name", "float sum = 0;", "float s = 0;", "'sum' was not declared"),
@@ -120,7 +207,12 @@ def sddmm(g, x, columns, starts):
         ("no values", "values[p] * g", "g", "values[p] is not used"),
         ("g transposed", "g[t * out + i]", "g[i * n + t]", "G is read transposed"),
         ("subtracted", ", values[p]", ", -values[p]", "subtracted, should be added"),
-        ("a value, not an address", "&d[", "d[", "the compiler says"),
+        ("a value, not an address", "&d[", "d[", "it takes an address: &d[k]"),
+        ("no block for tokens, written", None, cuda("scatter_cuda", SCATTER, """
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, t = threadIdx.y;
+    if (i >= out || t >= n) return;
+    for (int p = starts[i]; p < starts[i + 1]; ++p) d[t * width + columns[p]] += values[p] * g[t * out + i];
+"""), "no barrier helps"),
         ("a loop without end", "; ++p)", ";)", "does a loop never end?"),
     ],
     "sddmm_cuda": [
@@ -135,7 +227,8 @@ def sddmm(g, x, columns, starts):
         ("the first step", "int h = 32", "int h = 16", "the first step of the pairs"),
         ("one round", "t < n; t += 64", "t < min(n, 64); t += 64", "only the first 64 tokens count"),
         ("all add to one", "part[s] = sum;", "part[s] = 0; __syncthreads(); part[0] += sum;", "Race"),
-        ("all write", "if (s == 0) dv[k] = part[0]", "dv[k] = part[s]", "Race"),
+        ("all write", "if (s == 0) dv[k] = part[0]", "dv[k] = part[s]", "let one thread write (if (s == 0))"),
+        ("no semicolon before a barrier", "    part[s] = sum;", "    part[s] = sum", "before '__syncthreads'"),
         ("one sum", "if (s == 0) dv[k] = part[0]", "if (s == 0) dv[k] = sum", "only thread 0's sum is there"),
         ("the mean", "dv[k] = part[0]", "dv[k] = part[0] / n", "the mean over the tokens"),
         ("not written", "    if (s == 0) dv[k] = part[0];\n", "", "nothing was written to dv"),
@@ -162,7 +255,7 @@ def sddmm(g, x, columns, starts):
         ("three warps' sums", " + part[3][threadIdx.x]", "", "the tokens of the last warp are missing"),
         ("four times", "int t = w; t < n; t += 4", "int t = 0; t < n; ++t", "each warp sums all tokens"),
         ("one round", "t < n; t += 4", "t < min(n, 4); t += 4", "only the first 4 tokens count"),
-        ("no block", "blockIdx.x * 32 + threadIdx.x", "threadIdx.x", "Race"),
+        ("no block", "blockIdx.x * 32 + threadIdx.x", "threadIdx.x", "is blockIdx used in the index?"),
         ("every warp writes its sum", "if (w == 0 && k < entries)", "if (k < entries)", "Race"),
         ("lanes are tokens", None, cuda("sddmm_coalesced_cuda", SDDMM, """
     __shared__ float part[4][32];
@@ -202,9 +295,27 @@ def sddmm(g, x, columns, starts):
         ("off by one", "end = starts[i + 1]", "end = starts[i + 1] - 1", "the last entry of each row is missing"),
         ("one entry too many", "p < end", "p <= end", "OutOfBounds"),
         ("added to what is not zero", "i] = sum", "i] += sum", "added to what y held before"),
-        ("a tile too narrow", "tile[32][129]", "tile[32][32]", "past the end of a fixed array"),
+        ("a tile too narrow", "tile[32][129]", "tile[32][32]", "Compare each with its size"),
+        ("the text of task 3", None, cuda("spmm_coalesced_cuda", SPMM, """
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y * blockDim.y + threadIdx.y;
+    if (i >= out || t >= n) return;
+    float sum = 0;
+    for (int p = starts[i]; p < starts[i + 1]; ++p) sum += values[p] * x[t * width + columns[p]];
+    y[t * out + i] = sum;
+"""), "still hold the 7 from before"),
+        ("the sum goes on", None, cuda("spmm_coalesced_cuda", SPMM, """
+    __shared__ float tile[32][129];
+    const int first = blockIdx.x * 32, lane = threadIdx.x, s = threadIdx.y * 32 + lane, tokens = min(32, n - first);
+    for (int q = s; q < tokens * width; q += 128) tile[q / width][q % width] = x[first * width + q];
+    __syncthreads();
+    float sum = 0;
+    for (int i = threadIdx.y; i < out && lane < tokens; i += 4) {
+        for (int p = starts[i]; p < starts[i + 1]; ++p) sum += values[p] * tile[lane][columns[p]];
+        y[(first + lane) * out + i] = sum;
+    }
+"""), "from one of a warp's rows to the next"),
         ("part of the tile", "q < tokens * width", "q < min(128, tokens * width)", "Uninitialised"),
-        ("tokens and columns exchanged", "tile[lane][columns[p]]", "tile[columns[p]][lane]", "tile"),
+        ("tokens and columns exchanged", "tile[lane][columns[p]]", "tile[columns[p]][lane]", "reads tile["),
         ("a tile too large", "tile[32][129]", "tile[128][129]", "bytes of shared memory"),
         ("no tile", None, cuda("spmm_coalesced_cuda", SPMM, """
     const int t = blockIdx.x * 32 + threadIdx.x;
@@ -281,14 +392,14 @@ def spmm_transposed(g, values, columns, starts, width):
             d[t, columns[p]] += values[p] * g[t, i]
     return d
 """,
-        "turned, tokens shared out among threads": """
-from numba import njit, prange
+        "turned": """
+from numba import njit
 
 
-@njit(parallel=True)
+@njit
 def spmm(x, values, columns, starts):
     y = np.zeros((x.shape[0], starts.size - 1), x.dtype)
-    for t in prange(x.shape[0]):
+    for t in range(x.shape[0]):
         for i in range(starts.size - 1):
             for p in range(starts[i], starts[i + 1]):
                 y[t, i] += values[p] * x[t, columns[p]]
@@ -336,14 +447,14 @@ def sddmm(g, x, columns, starts):
             dv[p] = total
     return dv
 """,
-        "rows shared out among threads": """
-from numba import njit, prange
+        "NumPy sums of columns": """
+from numba import njit
 
 
-@njit(parallel=True)
+@njit
 def sddmm(g, x, columns, starts):
     dv = np.zeros(columns.size, x.dtype)
-    for i in prange(starts.size - 1):
+    for i in range(starts.size - 1):
         for p in range(starts[i], starts[i + 1]):
             dv[p] = np.sum(g[:, i] * x[:, columns[p]])
     return dv
