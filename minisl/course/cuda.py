@@ -1,6 +1,6 @@
 """Run a student's CUDA text on the emulator: in a process of its own, stopped when it loops for ever, its accesses counted.
 
-    counts = cuda.run(text, "spmm", grid, block, (x, values, columns, starts, y, n, width, out))
+    counts = cuda.run(text, "spmm", grid, block, (x, values, columns, starts, y, n, width, out), y)
 
 writes y in place, as a launch does, and raises `Wrong` with one message: no kernel's text, what the compiler says, arguments that
 do not fit, a fault (out of bounds, a race, ...), no end. No line of the text runs in the process that calls `run`.
@@ -68,13 +68,13 @@ class Counts(NamedTuple):
     atomics: int
 
 
-def run(source, kernel, grid, block, args, orders=(0, 1, 2), seconds=3):
-    """Compile the text and launch `kernel` on args (arrays and numbers). Returns Counts; arrays that are not
-    const change in place.
+def run(source, kernel, grid, block, args, writes, orders=(0, 1, 2), seconds=3):
+    """Compile the text and launch `kernel` on args (arrays and numbers). Returns Counts; the array `writes` changes in place.
 
+    writes   the one of args that the kernel is to write
     orders   of threads and blocks (see `emulator.order`); each launch begins with the arguments as given
     seconds  of computing, for all launches together
-    Raises Wrong; InputError where there is no compiler.
+    Raises Wrong, also for a kernel that changes another; InputError where there is no compiler.
     """
     emulator.compiler()
     check_text(source, kernel)
@@ -85,8 +85,10 @@ def run(source, kernel, grid, block, args, orders=(0, 1, 2), seconds=3):
         raise Wrong(answer["wrong"])
     for p, a in zip(signature.kernels(source)[kernel], args):
         if p.pointer:
-            if not p.const:
+            if a is writes and not p.const:
                 a[...] = np.frombuffer(data[:a.nbytes], a.dtype).reshape(a.shape)
+            elif not p.const:
+                say(data[:a.nbytes] == a.tobytes(), f"{kernel} changes {p.name}, which is only to be read: declare it const")
             data = data[a.nbytes:]
     return Counts(**answer["counts"])
 

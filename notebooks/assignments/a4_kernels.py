@@ -374,7 +374,7 @@ def run_spmm(text, x, values, columns, starts):
     (n, width), out = x.shape, len(starts) - 1
     y = np.full((n, out), 7, np.float32)  # anything
     grid = -(-out // 16), -(-n // 8)
-    counts = cuda.run(text, "spmm", grid, (16, 8), (x, values, columns, starts, y, n, width, out))
+    counts = cuda.run(text, "spmm", grid, (16, 8), (x, values, columns, starts, y, n, width, out), y)
     return y, counts
 
 
@@ -458,7 +458,7 @@ def run_scatter(text, g, d, values, columns, starts):
     """(D + G S, counts): the kernel `scatter` of a text, launched on the emulator. d itself stays as it is."""
     (n, out), d = g.shape, d.copy()
     grid = -(-out // 16), -(-n // 8)
-    counts = cuda.run(text, "scatter", grid, (16, 8), (g, values, columns, starts, d, n, d.shape[1], out))
+    counts = cuda.run(text, "scatter", grid, (16, 8), (g, values, columns, starts, d, n, d.shape[1], out), d)
     return d, counts
 
 # %% task="scatter_cuda"
@@ -541,7 +541,7 @@ def run_sddmm(text, g, x, rows, columns, grid=None, block=(64,)):
     """(dv, counts): the kernel `sddmm` of a text, launched on the emulator."""
     (n, out), width, entries = g.shape, x.shape[1], len(rows)
     dv = np.full(entries, 7, np.float32)  # anything
-    counts = cuda.run(text, "sddmm", grid or (entries,), block, (g, x, rows, columns, dv, n, width, out, entries))
+    counts = cuda.run(text, "sddmm", grid or (entries,), block, (g, x, rows, columns, dv, n, width, out, entries), dv)
     return dv, counts
 
 
@@ -745,7 +745,7 @@ def run_spmm_coalesced(text, x, values, columns, starts):
     """(Y, counts): the kernel `spmm` of a text, launched with a block of 4 warps for 32 tokens."""
     (n, width), out = x.shape, len(starts) - 1
     y = np.full((n, out), 7, np.float32)  # anything
-    counts = cuda.run(text, "spmm", (-(-n // 32),), (32, 4), (x, values, columns, starts, y, n, width, out))
+    counts = cuda.run(text, "spmm", (-(-n // 32),), (32, 4), (x, values, columns, starts, y, n, width, out), y)
     return y, counts
 
 # %% task="spmm_coalesced_cuda"

@@ -24,13 +24,29 @@ extern "C" __global__ void twice(const float* x, float* y, int n) {
 
 def run(text=TWICE, **how):
     x, y = np.arange(40, dtype=np.float32), np.zeros(40, np.float32)
-    return x, y, cuda.run(text, "twice", (2,), (32,), (x, y, len(x)), **how)
+    return x, y, cuda.run(text, "twice", (2,), (32,), (x, y, len(x)), y, **how)
 
 
 def test_a_launch_is_counted_and_writes_in_place():
     x, y, counts = run()
     np.testing.assert_array_equal(y, 2 * x)
     assert counts == cuda.Counts(sectors=10, of={"x": 5, "y": 5}, accesses=80, busiest=2, atomics=0)
+
+
+def test_a_kernel_that_changes_what_it_should_read():
+    """It would spoil what is computed from x afterwards."""
+    with pytest.raises(Wrong, match="twice changes x, which is only to be read"):
+        run(TWICE.replace("const float* x", "float* x").replace("y[k] = 2 * x[k]", "x[k] = 0"))
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("if (k", 'static const char* a = "/*"; asm("nop"); static const char* b = "*/"; if (k'), ("if (k", 'as\\ \nm("nop"); if (k'),
+    ("if (k", 'as\\\nm("nop"); if (k'), ("extern", "#import <cstdlib>\nextern"), ("if (k", "int q = '\"'; if (k"),
+    ("if (k", "#if __has_include(<cstdio>)\n#endif\nif (k"),
+], ids=["hidden in strings", "a space after the backslash", "a joined line", "import", "a quote of a quote", "has_include"])
+def test_what_would_hide_something_from_the_filter(old, new):
+    with pytest.raises(Wrong, match=r"not allowed here|backslash with spaces"):
+        run(TWICE.replace(old, new))
 
 
 def test_each_order_begins_with_what_was_given():
