@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 import warnings
+from contextlib import chdir, redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def message(cells, task):
 @cache
 def said(name, task, old, new):
     """What the tests say to a mistake; docs/course/mistakes.md shows it too."""
-    return message(with_text(name, task, old, new), task)
+    cells, beside = with_text(name, task, old, new), HERE / "answers" / name  # where study.json is
+    with chdir(beside if beside.is_dir() else "."), redirect_stdout(None):
+        return message(cells, task)
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
