@@ -3,7 +3,7 @@
 import ast
 import json
 import symtable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minisl.errors import InputError
@@ -135,6 +135,8 @@ def with_answers(source, submitted):
             merged += [own for own in theirs[:place] if own.task not in known]
             merged.append(theirs[place])
             theirs = theirs[place + 1:] + [other for other in theirs[:place] if other.task in known]
+        else:  # its cell is gone
+            merged.append(replace(cell, source=""))
     merged += [own for own in theirs if own.task not in known]
     for place, cell in enumerate(merged):
         cell.place = place

@@ -72,6 +72,13 @@ def test_students_may_have_cells_of_their_own():
     assert outcomes["double"] == (1, "")
 
 
+def test_an_answer_whose_cell_was_deleted():
+    cells = [cell for cell in assignment() if cell.kind != "answer" or cell.task != "double"]
+    outcomes = {outcome.task: outcome for outcome in grading.grade(assignment(), cells)}
+    assert outcomes["double"].message == "NameError: name 'double' is not defined"
+    assert outcomes["quadruple"].earned == 2
+
+
 def test_cells_that_no_answer_uses_are_not_run():
     """Even if they define a name that the test or a given cell has for itself."""
     assert graded(own=["old = two = 1 / 0", "def check(*args):\n    pass"])["double"] == (1, "")
