@@ -74,6 +74,7 @@ def shown(name, outcomes):
 
 
 def points(outcomes):
+    """The sum of outcomes, in words."""
     return f"{sum(outcome.earned for outcome in outcomes):g} of {sum(outcome.points for outcome in outcomes):g} points"
 
 

@@ -157,6 +157,7 @@ def check_text(source, kernel):
 
 
 def described(a):
+    """An argument as JSON: an array by dtype and shape, a number as it is."""
     if isinstance(a, np.ndarray):
         return {"dtype": a.dtype.str, "shape": a.shape}
     return a.item() if isinstance(a, np.generic) else a

@@ -1,8 +1,14 @@
 """nbgrader's settings for this course: `cd notebooks/assignments`, then `nbgrader ...`."""
 
+import os
+import sys
+
 from nbgrader.converters import Autograde
 
 from minisl.course.nbgrader import Apart
+
+# nbgrader starts alembic by its name, which is found only in an activated environment
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "minisl"
