@@ -184,14 +184,18 @@ def described(error):
     """An error as what can cross: its nearest built-in type, its own name, its text, where in an answer it arose."""
     kind = next(parent.__name__ for parent in type(error).__mro__ if getattr(builtins, parent.__name__, None) is parent)
     at = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<answer")]
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, SyntaxError):
         where = f"line {error.lineno}: {(error.text or '').strip()}"
         if (error.text or "").lstrip().startswith(("%", "!")):
             where += "; a notebook's % and ! do not work in answers"
     else:
         where = f"{at[-1].name}, line {at[-1].lineno}: {(at[-1].line or '').strip()}" if at else ""
-    return kind, type(error).__name__, text[:2000], where
+    return kind, type(error).__name__, text_of(error)[:2000], where
+
+
+def text_of(error):
+    """str(error), but of a KeyError, which would be quoted each time it crosses."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 class InAnswer(Exception):
@@ -216,7 +220,7 @@ def in_words(error):
     """An error as a student reads it."""
     if isinstance(error, NotImplementedError):
         return "NotImplementedError: not written yet"
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str would quote it twice
+    text = text_of(error)
     if isinstance(error, RecursionError):
         text = "it calls itself too often; a loop with a list as its stack has no such limit"
     words = text if isinstance(error, AssertionError) and text else f"{type(error).__name__}: {text}"

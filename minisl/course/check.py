@@ -71,7 +71,7 @@ def raises(error, function, *args, when):
 
 def unchanged(what, now, before):
     """Raise Wrong if an argument is no longer what it was."""
-    same = np.array_equal(now, before) and not any(now is array for array in WRITTEN)
+    same = np.array_equal(now, before) and not any(np.may_share_memory(now, array) for array in WRITTEN)
     say(same, f"{what} was changed by the call: make a new array, do not write into what you were given")
 
 

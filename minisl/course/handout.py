@@ -9,7 +9,6 @@ from pathlib import Path
 from minisl.errors import InputError
 
 LARGEST = 32 << 20  # bytes of a notebook
-HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 
 
 @dataclass
@@ -149,19 +148,6 @@ def repair_first(tasks):
     return (f"\n(this used your {' and '.join(tasks)}, which {'do' if several else 'does'} not pass yet: repair "
             f"{'them' if several else 'it'} first. The grader tries this task again with {'ones' if several else 'one'} that "
             f"{'work' if several else 'works'})")
-
-
-def visible(source):
-    """A test's text without what is hidden from students."""
-    lines, hidden = [], False
-    for line in source.split("\n"):
-        if HIDDEN[0] in line:
-            hidden = True
-        if not hidden:
-            lines.append(line)
-        if HIDDEN[1] in line:
-            hidden = False
-    return "\n".join(lines)
 
 
 def run_here(cells, task):

@@ -264,11 +264,29 @@ def wrong_gradients(G, X, B, A, v, I, s):
             "S is scaled by alpha / r too": gradients(G, X, B, A, s * v, I, s),
             "v overwrites s B A at its places, it should be added": gradients(G, X, B, A, v - hit, I, s),
             "places are counted column by column, should be row by row": gradients(G, X, B, A, v, down, s)}
+    of_x["of several places in one column only the last one counts: add, do not overwrite"] = gradients(
+        G, X, B, A, np.isin(np.arange(len(I)), list({j: k for k, j in enumerate(I % A.shape[1])}.values())) * v, I, s)
     of_v = {"alpha / r belongs to B and A, not to v": s * dv, "divided by the number of tokens": dv * dX.shape[-1] / dX.size,
             "places are counted column by column, should be row by row": gradients(G, X, B, A, v, down, s)[3]}
     of_b, of_a = ({"alpha / r is missing": d / s, "alpha / r stands there twice": d * s, "divided by the number of tokens":
                   d * dX.shape[-1] / dX.size} for d in (dB, dA))
     return {0: {name: found[0] for name, found in of_x.items()}, 1: of_b, 2: of_a, 3: of_v}
+
+
+def check_gradients(backward, G, X, *weights):
+    """Raise unless backward(G, X, B, A, v, I, s) is (dX, dB, dA, dv), and its arguments stay as they are."""
+    B, A = weights[:2]
+    before = [array.copy() for array in (G, X, *weights[:4])]
+    wanted, wrong = gradients(G, X, *weights), wrong_gradients(G, X, *weights)
+    found = backward(G, X, *weights)
+    for name, now, array in zip("GXBAvI", (G, X, *weights), before):
+        unchanged(name, now, array)
+    fine = isinstance(found, (tuple, list)) and len(found) == 4
+    assert fine, f"{backward.__name__} returns {kind_of(found)}, should return (dX, dB, dA, dv)"
+    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
+    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
+    for k, (name, want) in enumerate(zip(("dX", "dB", "dA", "dv"), wanted)):
+        check(f"{name} (X {X.shape}, W {len(B)} x {A.shape[1]}, r = {len(A)})", found[k], want, rtol=1e-8, wrong=wrong[k])
 
 # %% [markdown]
 # ## Task 3. Algorithm 1, forward (4 points, 20 minutes)
@@ -367,19 +385,8 @@ def backward(G, X, B, A, v, I, s):
 rng = draw("backward")
 n, small, large = 3, int(rng.integers(4, 6)), int(rng.integers(7, 9))
 for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), (small, small, 2, (n,)), (small, large, 1, ())):
-    B, A, v, I, s = weights = layer(rng, out, width, r)
-    X, G = rng.standard_normal((*lead, width)), rng.standard_normal((*lead, out))
-    before = [array.copy() for array in (G, X, B, A, v, I)]
-    wanted, wrong = gradients(G, X, *weights), wrong_gradients(G, X, *weights)
-    found = backward(G, X, *weights)
-    for name, now, array in zip("GXBAvI", (G, X, *weights), before):
-        unchanged(name, now, array)
-    fine = isinstance(found, (tuple, list)) and len(found) == 4
-    assert fine, f"backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
-    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
-    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
-    for k, (name, want) in enumerate(zip(("dX", "dB", "dA", "dv"), wanted)):
-        check(f"{name} (X {X.shape}, W {out} x {width}, r = {r})", found[k], want, rtol=1e-8, wrong=wrong[k])
+    weights = layer(rng, out, width, r)
+    check_gradients(backward, rng.standard_normal((*lead, out)), rng.standard_normal((*lead, width)), *weights)
 ### BEGIN HIDDEN TESTS
 B, A, v, I, s = layer(rng, 5, 3, 2)
 X, G = rng.standard_normal((2, 1, 4, 3)), rng.standard_normal((2, 1, 4, 5))
@@ -505,22 +512,8 @@ def factored_backward(G, X, B, A, v, I, s):
 rng = draw("factored_backward")
 n, small, large = 3, int(rng.integers(4, 6)), int(rng.integers(7, 9))
 for out, width, r, lead in ((small, large, 2, (n,)), (large, small, 3, (2, n)), (small, small, 2, (n,)), (small, large, 1, ())):
-    B, A, v, I, s = weights = layer(rng, out, width, r)
-    X, G = rng.standard_normal((*lead, width)), rng.standard_normal((*lead, out))
-    before = [array.copy() for array in (G, X, B, A, v, I)]
-    wanted, wrong = gradients(G, X, *weights), wrong_gradients(G, X, *weights)
-    found = factored_backward(G, X, *weights)
-    for name, now, array in zip("GXBAvI", (G, X, *weights), before):
-        unchanged(name, now, array)
-    fine = isinstance(found, (tuple, list)) and len(found) == 4
-    assert fine, f"factored_backward returns {kind_of(found)}, should return (dX, dB, dA, dv)"
-    exchanged = np.shape(found[1]) == A.shape and np.shape(found[2]) == B.shape
-    assert not exchanged, "dB and dA are exchanged: the order is (dX, dB, dA, dv)"
-    last = {j: k for k, j in enumerate(I % width)}  # of several places in a column, the last one
-    wrong[0]["of several places in one column only the last one counts: add, do not overwrite"] = gradients(
-        G, X, B, A, np.isin(np.arange(len(I)), list(last.values())) * v, I, s)[0]
-    for k, (name, want) in enumerate(zip(("dX", "dB", "dA", "dv"), wanted)):
-        check(f"{name} (X {X.shape}, W {out} x {width}, r = {r})", found[k], want, rtol=1e-8, wrong=wrong[k])
+    weights = layer(rng, out, width, r)
+    check_gradients(factored_backward, rng.standard_normal((*lead, out)), rng.standard_normal((*lead, width)), *weights)
 
 out, width = 4_000_000, 4_800_000
 I = np.unique(rng.integers(0, out * width, 20))

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import warnings
 from contextlib import chdir, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -30,14 +31,15 @@ def load(path, name):
 build = load(COURSE / "build.py", "course_build")
 pages = load(HERE / "pages.py", "course_pages")
 ANSWERS = {path.stem: load(path, f"course_{path.stem}") for path in sorted((HERE / "answers").glob("a*.py"))}
-TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(handout.cells_of(build.read(name)))]
+CELLS = {name: handout.cells_of(build.read(name)) for name in ANSWERS}
+TASKS = [(name, task) for name in ANSWERS for task in handout.tasks(CELLS[name])]
 MISTAKES = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.MISTAKES.items() for row in rows]
 OTHERS = [(name, task, *row) for name, module in ANSWERS.items() for task, rows in module.OTHERS.items() for row in rows.items()]
 
 
 def with_text(name, task, old, new):
     """The source's cells, with another text in a task's answer; run by a student who has no hidden word."""
-    cells = handout.cells_of(build.read(name))
+    cells = [replace(cell) for cell in CELLS[name]]
     cell = next(cell for cell in cells if cell.kind == "answer" and cell.task == task)
     if old is None:
         cell.source = textwrap.dedent(new)
@@ -47,28 +49,27 @@ def with_text(name, task, old, new):
     return cells
 
 
-def message(cells, task):
-    """What the tests say, or None where they pass."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as where students and graders run them
-            handout.run_here(cells, task)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+def run(name, cells, task):
+    """Run a task, as students and graders do: beside the files that are handed in, without warnings as errors."""
+    beside = HERE / "answers" / name
+    with chdir(beside if beside.is_dir() else "."), redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        handout.run_here(cells, task)
 
 
 @cache
 def said(name, task, old, new):
     """What the tests say to a mistake; docs/course/mistakes.md shows it too."""
-    cells, beside = with_text(name, task, old, new), HERE / "answers" / name  # where study.json is
-    with chdir(beside if beside.is_dir() else "."), redirect_stdout(None):
-        return message(cells, task)
+    try:
+        run(name, with_text(name, task, old, new), task)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
 def test_the_solution_passes(name, task):
-    handout.run_here(handout.cells_of(build.read(name)), task)
+    run(name, CELLS[name], task)
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS, ids=[f"{n}-{t}" for n, t in TASKS])
@@ -86,7 +87,7 @@ def test_a_mistake_is_named(name, task, what, old, new, says):
 
 @pytest.mark.parametrize(("name", "task", "what", "new"), OTHERS, ids=[f"{m[1]}-{m[2]}" for m in OTHERS])
 def test_another_way_passes(name, task, what, new):
-    handout.run_here(with_text(name, task, None, new), task)
+    run(name, with_text(name, task, None, new), task)
 
 
 # What docs/course says of it

@@ -89,6 +89,14 @@ def test_what_is_written_into_an_argument_is_seen():
     assert "was changed by the call" in outcomes["double"][1]
 
 
+def test_a_write_through_a_view_is_seen():
+    test = handout.Cell(0, "x = np.ones((2, 3))\ndouble(x[1])\nunchanged('x', x, np.ones((2, 3)))", "test", "double", 1, 3)
+    cells = [handout.Cell(0, GIVEN, "given"), handout.Cell(1, "def double(x):\n    x[0] = 7", "answer", "double"), test]
+    for place, cell in enumerate(cells):
+        cell.place = place
+    assert "x was changed by the call" in grading.grade(cells, None)[0].message
+
+
 @pytest.mark.parametrize(("answer", "says"), [
     ("def double(x):\n    return 1 / 0",
      "ZeroDivisionError: division by zero\n(double, line 2: return 1 / 0; called with an array of shape (5,))"),
