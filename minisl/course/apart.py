@@ -81,7 +81,7 @@ def judge(given, answers, test, asked, files, breeder, course):
             copy_files(files, path)
         near, far = socket.socketpair()
         cells = [asdict(cell) for cell in sorted(given + answers, key=lambda cell: cell.place)]
-        answerer = order(breeder, {"cells": cells, "seconds": test.seconds, "folder": theirs}, far)
+        order(breeder, {"cells": cells, "seconds": test.seconds, "folder": theirs}, far)
         far.close()
         read, write = os.pipe()
         tester = fork(run_tests, near, read, write, given, test, asked, ours, course)
@@ -91,10 +91,9 @@ def judge(given, answers, test, asked, files, breeder, course):
             return outcome_of(read, test)
         finally:
             os.close(read)
-            stop(answerer)
             stop(tester)
             os.waitpid(tester, 0)
-            stop_left_over(breeder)
+            stop_answers(breeder)
 
 
 @contextlib.contextmanager
@@ -144,43 +143,55 @@ def breed(orders):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # whoever loses its parent becomes a child of this process
+    pid = None
     while (head := socket.recv_fds(orders, 4, 1))[0]:
         if not head[1]:
-            end_children()
+            end_children(pid)
             orders.send(b".")
             continue
         text = orders.recv(struct.unpack("<I", head[0])[0], socket.MSG_WAITALL)
         far = socket.socket(fileno=head[1][0])
-        orders.send(struct.pack("<I", fork(answer_calls, far, orders, **json.loads(text))))
+        pid = fork(answer_calls, far, orders, **json.loads(text))
         far.close()
+    end_children(pid)
 
 
 def order(breeder, job, far):
-    """Have a process forked that answers calls through `far`; returns its pid."""
+    """Have a process forked that answers calls through `far`."""
     text = json.dumps(job).encode()
     socket.send_fds(breeder, [struct.pack("<I", len(text))], [far.fileno()])
     breeder.sendall(text)
-    return struct.unpack("<I", breeder.recv(4, socket.MSG_WAITALL))[0]
 
 
-def stop(pid):
-    """End a process and what it has started."""
-    for send in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            send(pid, signal.SIGKILL)
-
-
-def stop_left_over(breeder):
-    """End what an answer has started and left behind (Linux): it has become the breeder's child."""
+def stop_answers(breeder):
+    """End the answers' process and whatever it has started; returns when they are gone."""
     breeder.sendall(struct.pack("<I", 0))
     breeder.recv(1)
 
 
-def end_children():
-    """Kill this process's children."""
-    with contextlib.suppress(OSError):
-        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            stop(int(pid))
+def end_children(pid, seconds=10):
+    """Kill `pid`, this process's child, and on Linux what that has started, until no child is left.
+
+    Whoever loses its parent has become a child too. An answer that forks faster than this kills gets away after `seconds`.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < until:
+            os.waitpid(-1, os.WNOHANG)  # raises where no child is left: this process does not wait for them otherwise
+            try:
+                alive = map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+            except OSError:
+                alive = [pid]
+            for child in alive:
+                stop(child)
+            time.sleep(0.005)
+
+
+def stop(pid):
+    """Kill a process, and its group where it leads one."""
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            send(pid, signal.SIGKILL)
 
 
 def copy_files(files, folder):

@@ -195,10 +195,13 @@ HOSTILE = {
 
 
         def norm(x):
-            if ctypes.CDLL(None).fork() == 0:
-                ctypes.CDLL(None).setsid()
-                if ctypes.CDLL(None).fork() == 0:
-                    ctypes.CDLL(None).prctl(15, b'left-behind', 0, 0, 0)
+            held = np.ones(10**8)  # so that its end takes a while
+            libc = ctypes.CDLL(None)
+            if libc.fork() == 0:
+                libc.setsid()
+                if libc.fork() == 0:
+                    libc.setsid()
+                    libc.prctl(15, b'left-behind', 0, 0, 0)
                     time.sleep(1000)
             raise ValueError('gone')""",
     "digs deep": """
