@@ -16,3 +16,9 @@ c.ClearSolutions.code_stub = {"python": "# your code here\nraise NotImplementedE
 c.ClearSolutions.text_stub = "Your answer here."
 steps = Autograde.autograde_preprocessors.default()
 c.Autograde.autograde_preprocessors = [Apart, *steps[1:]]  # not Execute, which runs answers and tests in one kernel
+
+# zip_collect: folders or file names as Moodle and Canvas give them, or a zip from each student; a name ends at its first "_"
+c.FileNameCollectorPlugin.named_regexp = (
+    r".*/extracted/(?:[^/]*/)?(?P<student_id>[^/_]+)[/_](?:.*[/_])?"
+    r"(?P<file_id>a\d_[a-z]+(?=[^/_]*\.ipynb$)|study(?=[^/_]*\.json$)|student(?=[^/_]*\.txt$))")
+c.FileNameCollectorPlugin.valid_ext = [".ipynb", ".json", ".txt"]

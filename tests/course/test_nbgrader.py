@@ -1,10 +1,11 @@
-"""The course under nbgrader's own commands: generate, autograde, feedback, export."""
+"""The course under nbgrader's own commands: generate, collect, autograde, feedback, export."""
 
 import csv
 import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,25 +29,37 @@ def course(tmp_path_factory):
     shutil.copytree(COURSE / "source" / "a1_engine", course / "source" / "a1_engine")
     nbgrader(course, "generate_assignment", "a1_engine", "--create")
     solved = json.loads((course / "source" / "a1_engine" / "a1_engine.ipynb").read_text("utf-8"))
-    hand_in(course, "ada", solved)
-    hand_in(course, "ben", json.loads((course / "release" / "a1_engine" / "a1_engine.ipynb").read_text("utf-8")))
+    released = json.loads((course / "release" / "a1_engine" / "a1_engine.ipynb").read_text("utf-8"))
+    moodle = "Ada Lovelace_4711_assignsubmission_file_"
+    archive(course, "all", {f"{moodle}/a1_engine.ipynb": solved, f"{moodle}/study.json": {}, f"{moodle}/notes.json": {},
+                            "ben_LATE_12_3456_a1_engine-1.ipynb": released})  # Canvas, the second time
     for cell in solved["cells"]:
         name = cell["metadata"].get("nbgrader", {}).get("grade_id")
         if name == "unbroadcast":
             cell["source"] = "def unbroadcast(grad, shape):\n    return grad"
         if name == "test_unbroadcast":
             cell["source"] = "print('4 of 4 points')"
-    hand_in(course, "cy", solved)
+    archive(course, "cy", {"a1_engine.ipynb": solved})
+    nbgrader(course, "zip_collect", "a1_engine")
     nbgrader(course, "autograde", "a1_engine", "--create")
     nbgrader(course, "generate_feedback", "a1_engine")
     nbgrader(course, "export")
     return course
 
 
-def hand_in(course, student, notebook):
-    folder = course / "submitted" / student / "a1_engine"
-    folder.mkdir(parents=True)
-    (folder / "a1_engine.ipynb").write_text(json.dumps(notebook), "utf-8")
+def archive(course, name, files):
+    """A zip of {path: what is in it} as it was downloaded."""
+    path = course / "downloaded" / "a1_engine" / "archive" / f"{name}.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        for inside, content in files.items():
+            file.writestr(inside, json.dumps(content))
+
+
+def test_collected(course):
+    found = {str(path.relative_to(course / "submitted")) for path in (course / "submitted").rglob("*.*")}
+    assert found == {"Ada Lovelace/a1_engine/a1_engine.ipynb", "Ada Lovelace/a1_engine/study.json",
+                     "ben/a1_engine/a1_engine.ipynb", "cy/a1_engine/a1_engine.ipynb"}
 
 
 def scores(course):
@@ -56,9 +69,9 @@ def scores(course):
 
 def test_scores(course):
     found = scores(course)
-    full = found["ada"][1]
+    full = found["Ada Lovelace"][1]
     assert full > 0
-    assert found == {"ada": (full, full), "ben": (0, full), "cy": (full - 4, full)}
+    assert found == {"Ada Lovelace": (full, full), "ben": (0, full), "cy": (full - 4, full)}
 
 
 def test_feedback_says_what_is_wrong(course):
