@@ -217,13 +217,13 @@ HOSTILE = {
     "spoils the expected value": "def norm(x):\n    x[...] = 0\n    return 0.0",
     "reads another's": "def norm(x):\n    open('LEAVE').read()\n    return np.sqrt((x * x).sum())",
 }
-ONLY_LANDLOCK = {"leaves a file", "deletes by C", "overwrites by C", "kills by C", "reads another's"}
+BY_LANDLOCK = {"leaves a file": 1, "deletes by C": 1, "overwrites by C": 1, "reads another's": 1, "kills by C": 6}  # since
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_the_hostile_are_stopped(what, tmp_path, monkeypatch):
-    if what in ONLY_LANDLOCK and not landlocked():
-        pytest.skip("needs Landlock (Linux since 5.13)")
+    if landlock() < BY_LANDLOCK.get(what, 0):
+        pytest.skip(f"needs version {BY_LANDLOCK[what]} of Landlock (1 is in Linux since 5.13, 6 since 6.12)")
     (tmp_path / "other").mkdir()
     leave = tmp_path / "other" / "gradebook.db"
     leave.write_text("points")
@@ -250,11 +250,11 @@ def names_of_processes():
     return found
 
 
-def landlocked():
-    """Does this kernel know Landlock?"""
+def landlock():
+    """The version of Landlock that this kernel knows, 0 or below for none."""
     import ctypes
 
-    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) >= 1
+    return ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == "linux" else 0
 
 
 @pytest.mark.parametrize(("what", "says"), [
