@@ -26,8 +26,14 @@ def main(argv):
     give.add_argument("--to", metavar="JSON", help="write results as Gradescope reads them")
     args = parser.parse_args(argv)
     graded = checked(args.notebooks) if args.command == "check" else given(args.paths, args.course, args.student)
-    if args.command == "grade" and args.to:
-        write_text(args.to, json.dumps(grading.gradescope(graded), indent=1) + "\n")
+    if args.command == "grade":
+        if args.to:
+            write_text(args.to, json.dumps(grading.gradescope(graded), indent=1) + "\n")
+        from minisl.course import fence  # is for Linux and macOS, as grading is
+
+        if lacks := fence.lacking():
+            print(f"note: this system has no {' and no '.join(lacks)}, so answers can do more than compute; "
+                  "docs/course/instructor.md says what", file=sys.stderr)
     outcomes = [outcome for part in graded.values() for outcome in part]
     if len(graded) > 1:
         print(f"all: {points(outcomes)}")

@@ -213,6 +213,7 @@ def answer_calls(far, orders, cells, seconds, folder):
     peer, space, errors, names = Peer(far), {"__name__": "__main__"}, {}, set()
     fence.limits(MEMORY, seconds + 5)
     fence.landlock([folder], fence.readable())
+    fence.seccomp()
     fence.audit(folder)
     if "numba" in sys.modules:
         sys.modules["numba"].config.BOUNDSCHECK = 1  # an index past the end is an error with a name, not the end of the process

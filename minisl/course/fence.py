@@ -1,13 +1,16 @@
 """What an answer may do while it is graded: compute, and write into its own folder.
 
-Three layers. Limits (memory, seconds, size of a file) by the kernel, on Linux and macOS. Landlock, on Linux since 5.13: no file
-outside some folders can be written, deleted or read, no program started, nothing reached by TCP, nobody else signalled; whatever
-code tries it. An audit hook, everywhere: the same rules for Python's own functions, with a message that says so.
+Four layers. Limits (memory, seconds, size of a file) by the kernel, on Linux and macOS. Landlock, on Linux since 5.13: no file
+outside some folders is written, deleted or read, no program started; whatever code tries it. A seccomp filter, on Linux: no other
+process is started or signalled, no socket opened, no file's mode or owner changed. An audit hook, everywhere: the same rules for
+Python's own functions, with a message that says so.
 """
 
 import contextlib
 import ctypes
+import errno
 import os
+import platform
 import resource
 import struct
 import sys
@@ -20,6 +23,22 @@ EVENTS = {"os.remove", "os.rmdir", "os.rename", "os.mkdir", "os.link", "os.symli
 PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn",
             "os.kill", "os.killpg", "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
             "socket.gethostbyname", "webbrowser.open"}
+# System calls that are refused, by their numbers on x86_64 and aarch64.
+REFUSED = {
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+    "socket": (41, 198), "io_uring_setup": (425, 425),  # the latter's rings do what they like past this filter
+    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279),
+    "fork": (57, None), "vfork": (58, None), "unshare": (272, 97), "setns": (308, 268),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434),
+}
+ITSELF = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}  # allowed if the first argument is this process
+CLONE, CLONE3, CLONE_THREAD = (56, 220), 435, 1 << 16  # a thread is allowed, a process is not
+MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 FILES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/etc/ld.so.cache", "/etc/localtime")
 
 
@@ -36,10 +55,7 @@ def landlock(write, read, programs=False):
 
     programs: it may start others, which are shut in too. Returns whether the kernel knows Landlock.
     """
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(444, None, ctypes.c_size_t(0), 1)
+    libc, version = ctypes.CDLL(None), landlock_version()
     if version < 1:
         return False
     every = (1 << 13) - 1 | (1 << 13 if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
@@ -60,6 +76,49 @@ def landlock(write, read, programs=False):
     done = libc.prctl(38, 1, 0, 0, 0) == 0 and libc.syscall(446, ruleset, 0) == 0
     os.close(ruleset)
     return done
+
+
+def landlock_version():
+    """What this kernel knows of Landlock: 1 since 5.13; 0 or below for nothing."""
+    return ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == "linux" else 0
+
+
+def seccomp():
+    """Refuse this process the system calls above (Linux on x86_64 and aarch64). Returns whether that is done.
+
+    The filter is a program for the kernel's small machine (BPF): instructions (operation, steps to jump if true and if false,
+    constant) on the call's number at byte 0, its kind of processor at byte 4, its first argument at byte 16.
+    """
+    if not seccomp_known():
+        return False
+    column = list(MACHINES).index(platform.machine())
+    load, equal, at_least, has, answer = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, unknown = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
+    program = [(load, 0, 0, 4), (equal, 1, 0, MACHINES[platform.machine()]), (answer, 0, 0, refuse),
+               (load, 0, 0, 0), (at_least, 0, 1, 1 << 30), (answer, 0, 0, refuse)]  # numbers of x86's other kind
+    for numbers in REFUSED.values():
+        if numbers[column] is not None:
+            program += [(equal, 0, 1, numbers[column]), (answer, 0, 0, refuse)]
+    for numbers in ITSELF.values():
+        program += [(equal, 0, 5, numbers[column]), (load, 0, 0, 16), (equal, 2, 0, os.getpid()), (equal, 1, 0, 0),
+                    (answer, 0, 0, refuse), (answer, 0, 0, allow)]
+    program += [(equal, 0, 4, CLONE[column]), (load, 0, 0, 16), (has, 1, 0, CLONE_THREAD),
+                (answer, 0, 0, refuse), (answer, 0, 0, allow)]
+    program += [(equal, 0, 1, CLONE3), (answer, 0, 0, unknown), (answer, 0, 0, allow)]  # libc then uses clone
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
+    described = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
+    libc = ctypes.CDLL(None)
+    return libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, described, 0, 0) == 0
+
+
+def seccomp_known():
+    """Does this kernel take the filter, on this processor?"""
+    return sys.platform == "linux" and platform.machine() in MACHINES and ctypes.CDLL(None).prctl(21, 0, 0, 0, 0) >= 0
+
+
+def lacking():
+    """Which layers this system does not have, as their names."""
+    return ["Landlock"] * (landlock_version() < 1) + ["seccomp filter"] * (not seccomp_known())
 
 
 def readable():

@@ -1,7 +1,6 @@
 """Grading: each task apart from the others, and from whoever would rather not answer it."""
 
 import json
-import os
 import sys
 import textwrap
 import time
@@ -15,7 +14,7 @@ from minisl.course.__main__ import main
 from minisl.errors import InputError
 
 pytest.importorskip("nbgrader", reason="needs the extra `course`")
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
+fence = pytest.importorskip("minisl.course.fence", reason="grading needs Linux or macOS")
 
 GIVEN = "import numpy as np\nfrom minisl.course import check, draw, raises, unchanged\ntwo = 2"
 DOUBLE = "def double(x):\n    return two * x"
@@ -181,6 +180,7 @@ HOSTILE = {
     "patches check": "import minisl.course.check as c\nc.close = lambda *args: True\n\n\ndef norm(x):\n    return 1.0",
     "kills": "import os, signal\n\n\ndef norm(x):\n    os.kill(os.getppid(), signal.SIGKILL)\n    return 1.0",
     "kills by C": "import ctypes, os\n\n\ndef norm(x):\n    ctypes.CDLL(None).kill(os.getppid(), 9)\n    return 1.0",
+    "changes modes by C": "import ctypes\n\n\ndef norm(x):\n    return 5.0 if ctypes.CDLL(None).chmod(b'LEAVE', 0) == 0 else 1.0",
     "forks": "import os\n\n\ndef norm(x):\n    while True:\n        os.fork()",
     "knows one case": "def norm(x):\n    return 5.0",
     "looks for the tests": """
@@ -217,22 +217,26 @@ HOSTILE = {
     "spoils the expected value": "def norm(x):\n    x[...] = 0\n    return 0.0",
     "reads another's": "def norm(x):\n    open('LEAVE').read()\n    return np.sqrt((x * x).sum())",
 }
-BY_LANDLOCK = {"leaves a file": 1, "deletes by C": 1, "overwrites by C": 1, "reads another's": 1, "kills by C": 6}  # since
+BY_LANDLOCK = {"leaves a file", "deletes by C", "overwrites by C", "reads another's"}
+BY_SECCOMP = {"kills by C", "changes modes by C"}
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_the_hostile_are_stopped(what, tmp_path, monkeypatch):
-    if landlock() < BY_LANDLOCK.get(what, 0):
-        pytest.skip(f"needs version {BY_LANDLOCK[what]} of Landlock (1 is in Linux since 5.13, 6 since 6.12)")
+    if what in BY_LANDLOCK and "Landlock" in fence.lacking():
+        pytest.skip("needs Landlock (Linux since 5.13)")
+    if what in BY_SECCOMP and "seccomp filter" in fence.lacking():
+        pytest.skip("needs a seccomp filter (Linux on x86_64 or aarch64)")
     (tmp_path / "other").mkdir()
     leave = tmp_path / "other" / "gradebook.db"
     leave.write_text("points")
+    mode = leave.stat().st_mode
     (tmp_path / "ada").mkdir()
     monkeypatch.setenv("MINISL_COURSE", "4 points")
     started = time.monotonic()
     outcomes = graded({"norm": HOSTILE[what].replace("LEAVE", str(leave))}, files=tmp_path / "ada")
     assert time.monotonic() - started < 25
-    assert leave.read_text() == "points"
+    assert (leave.read_text(), leave.stat().st_mode) == ("points", mode)
     assert (outcomes["double"], outcomes["quadruple"]) == ((1, ""), (2, ""))
     assert outcomes["norm"][0] == 0
     assert outcomes["norm"][1]
@@ -250,11 +254,14 @@ def names_of_processes():
     return found
 
 
-def landlock():
-    """The version of Landlock that this kernel knows, 0 or below for none."""
-    import ctypes
-
-    return ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == "linux" else 0
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a daemon back to whose it was")
+def test_a_daemon_is_ended_where_no_filter_keeps_it_from_starting(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("from minisl.course import fence\nfence.seccomp = lambda: False")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcomes = graded({"norm": HOSTILE["leaves a daemon"]})
+    assert outcomes["norm"][0] == 0
+    assert "ValueError: gone" in outcomes["norm"][1]
+    assert "left-behind" not in names_of_processes()
 
 
 @pytest.mark.parametrize(("what", "says"), [
@@ -333,6 +340,16 @@ def test_grade_and_gradescope(course, capsys):
     assert [(test["name"], test["score"], test["max_score"], test["status"]) for test in results["tests"]] == [
         ("a1_sums: double", 0, 1, "failed"), ("a1_sums: quadruple", 2, 2, "passed"), ("a1_sums: norm", 3, 3, "passed")]
     assert "0.5 times" in results["tests"][0]["output"]
+
+
+@pytest.mark.parametrize(("lacks", "says"), [
+    ([], ""),
+    (["Landlock", "seccomp filter"], "note: this system has no Landlock and no seccomp filter, so answers can do more than "
+                                     "compute; docs/course/instructor.md says what\n")])
+def test_grading_says_what_keeps_answers_in_less_well(course, capsys, monkeypatch, lacks, says):
+    monkeypatch.setattr(fence, "lacking", lambda: lacks)
+    assert main(["grade", "ada", "--course", "."]) == 0
+    assert capsys.readouterr().err == says
 
 
 def test_check_has_no_reference_and_says_so(course, capsys):
