@@ -8,15 +8,16 @@
 Adam divides each number by its own size; phi is by how much it did so, on average, in the r directions of row (or column) j.
 The same is then done to the rest, which no moments are kept for. The limiter bounds how fast that part grows:
 
-    limited(X)_t  = X min(1, 1.01 |limited(X)_{t-1}| / |X|)        the first step is free
+    limited(X)_t  = X min(1, 1.01 |limited(X)_{t-1}| / |X|)        |X| before Adam's bias correction; the first step is free
 
 Beside SLTrain: W stays dense and every step has full rank; both keep r directions well and the rest cheaply, one of the gradient,
 the other of W.
 State: as GaLore, and 1: out in weights, r max(out, in) of each moment, r min(out, in) + 1.
 Pitfalls: the limiter bounds growth only. A norm that fell to almost nothing climbs back at 1% a step.
 Our reading: in the public code, going back multiplies by a also where the rest is formed, so its S is G - a R P, and with
-a = 0.25 three quarters of R are in the rest as well. `residual` has both, and a = 1 makes them one. a does not scale the rest, as
-in the code. The code limits before Adam's bias correction, so its rest is down to about half as large in the first 40 updates.
+a = 0.25 three quarters of R are in the rest as well. `residual` has both, and a = 1 makes them one. a does not scale the rest,
+and the limiter looks before the bias correction, both as in the code. There eps is 1e-6 and added before the correction, and
+decay comes after the step.
 """
 
 from dataclasses import replace
@@ -47,7 +48,8 @@ class Fira(GaLore):
         R = self.projector.down(gradient, P)
         N = self.inner.direction(R)
         S = gradient - self.part * up(R, P)
-        return self.scale * up(N, P) + limited(growth(N, R, self.projector.short) * S, self.norm)
+        rest = growth(N, R, self.projector.short) * S
+        return self.scale * up(N, P) + limited(rest, self.norm, self.inner.correction())
 
 
 def growth(N, R, axis):
@@ -56,13 +58,13 @@ def growth(N, R, axis):
     return size(N, axis=axis, keepdims=True) / (size(R, axis=axis, keepdims=True) + 1e-8)
 
 
-def limited(step, norm, most=1.01):
-    """`step`, scaled in place so that its norm is at most `most` times the last one's.
+def limited(step, norm, correction=1.0, most=1.01):
+    """`step`, scaled in place so that its norm before bias correction is at most `most` times the last one's.
 
-    norm (1,): the last one's, 0 if there is none; this one's is put there.
+    norm (1,): the last one's, 0 if there is none; this one's is put there. correction: what `step` has been multiplied by.
     """
     xp = array_module(step)
-    now = xp.linalg.norm(step)
+    now = xp.linalg.norm(step) / correction
     bound = xp.where(norm > 0, most * norm, now)
     factor = bound / xp.maximum(xp.maximum(bound, now), np.finfo(step.dtype).tiny)
     step *= factor

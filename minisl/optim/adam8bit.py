@@ -22,6 +22,7 @@ class Adam8bit(Rule):
     """
 
     state = "exp_avg", "exp_avg_top", "exp_avg_sq", "exp_avg_sq_top", "step"
+    correction = Adam.correction
 
     def __new__(cls, like, betas=(0.9, 0.999), eps=1e-8):
         return Adam(like, betas, eps) if like.size < SMALL else object.__new__(cls)

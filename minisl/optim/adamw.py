@@ -1,5 +1,6 @@
 """AdamW (Loshchilov and Hutter 2019, algorithm 2), as torch.optim.AdamW computes it."""
 
+import math
 from functools import partial
 
 from minisl import kernels
@@ -27,6 +28,11 @@ class Adam(Rule):
         self.step += 1
         kernels.of(weights).adamw(weights, gradient, self.exp_avg, self.exp_avg_sq, lr, self.betas, self.eps, self.weight_decay,
                                   self.step)
+
+    def correction(self):
+        """sqrt(1 - b2^t) / (1 - b1^t)"""
+        b1, b2 = self.betas
+        return math.sqrt(1 - b2**self.step) / (1 - b1**self.step)
 
     @staticmethod
     def state_bytes(size, itemsize):

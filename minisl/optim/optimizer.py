@@ -37,6 +37,10 @@ class Rule:
         step *= lr
         weights -= step
 
+    def correction(self):
+        """What bias correction has multiplied the last step by; 1 for a rule without it."""
+        return 1.0
+
     def arrays(self):
         """What is kept from step to step, without single numbers."""
         for value in (getattr(self, name) for name in self.state):

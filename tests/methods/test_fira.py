@@ -34,7 +34,7 @@ def check_steps():
     for shape in SHAPES:
         for residual, part in (("paper", 1), ("code", 0.25)):
             one, beside, last = make(shape, residual=residual), inside(shape), None
-            for g in gradients(shape):
+            for t, g in enumerate(gradients(shape), 1):
                 found, seen, P = one.direction(g), beside.direction(g), beside.chosen
                 if shape[0] < shape[1]:
                     found, g, seen = found.T, g.T, seen.T
@@ -42,7 +42,7 @@ def check_steps():
                 rest = g - part * R @ P
                 for j in range(7):
                     rest[j] *= math.sqrt(sum(N[j] ** 2)) / (math.sqrt(sum(R[j] ** 2)) + 1e-8)
-                size = math.sqrt((rest**2).sum())
+                size = math.sqrt((rest**2).sum()) * (1 - 0.9**t) / math.sqrt(1 - 0.999**t)  # of m / sqrt(v)
                 if last is not None and size > 1.01 * last:
                     rest, size = rest * 1.01 * last / size, 1.01 * last
                 last = size
@@ -64,12 +64,12 @@ def check_residuals():
 
 
 def check_limiter():
-    """Grows by 1% at most, falls freely; the first step is free, and so is the first after a zero."""
-    for size, right in (("float64", 1e-12), ("float32", 1e-6)):
+    """Grows by 1% at most, falls freely; the first step is free, and so is the first after a zero. Corrected or not."""
+    for size, right, correction in (("float64", 1e-12, 1.0), ("float32", 1e-6, 1.0), ("float64", 1e-12, 0.3)):
         norm = np.zeros(1, size)
         for asked, got in ((2, 2), (4, 2.02), (2.03, 2.03), (0.5, 0.5), (9, 0.505), (0, 0), (3, 3), (3.01, 3.01)):
-            step = limited(np.full((3, 3), asked / 3, size), norm)
-            assert abs(np.linalg.norm(step) - got) < 9 * right
+            step = limited(np.full((3, 3), asked / 3 * correction, size), norm, correction)
+            assert abs(np.linalg.norm(step) / correction - got) < 9 * right
             assert abs(norm[0] - got) < 9 * right
             assert step.dtype == norm.dtype == size
             assert np.ptp(step) == 0
@@ -125,6 +125,7 @@ test_mutants = mutant_tests([
     (Fira.direction, "growth(N, R, self.projector.short)", "growth(N, R, 1 - self.projector.short)"),
     (Fira.direction, "growth(N, R, self.projector.short)", "growth(R, N, self.projector.short)"),
     (Fira.direction, "self.scale * up(N, P) + limited", "self.scale * up(N, P) + self.scale * limited"),
+    (Fira.direction, "self.inner.correction()", "1.0"),
     (Fira.direction, "gradient - self.part", "self.part"),
     (limited, "norm[...] = factor * now", "norm[...] = now"),
     (limited, "xp.where(norm > 0, most * norm, now)", "most * norm"),
