@@ -1,8 +1,8 @@
 """Orthogonalisation: of G = U diag(s) V^T keep the directions and make every singular value 1, by matrix products alone.
 
     newton_schulz    U f(s) V^T                            quick and rough: f is about 1, and no nearer with more steps; Muon
-    whiten           (G G^T)^(-1/2) G, which is U V^T      converges; SWAN
-    polar            U V^T                                 converges, of weaker directions too; PolarGrad
+    whiten           (G G^T)^(-1/2) G, which is U V^T      rough as well, of weaker directions too; SWAN
+    polar            U V^T                                 converges; PolarGrad
 
 A tall G is turned, so that the products are of as many rows as the shorter side has.
 """
@@ -25,18 +25,20 @@ def newton_schulz(G, steps=5):
     return turned_as(G, X)
 
 
-def whiten(G, steps=10):
-    """The coupled iteration: Y goes to (X X^T)^(1/2), Z to its inverse, X = G / |G|_F. Returns Z X.
+def whiten(G, steps=10, beta=0.8):
+    """The coupled iteration: Y towards (X X^T)^(1/2), Z towards its inverse, X = G / |G|_F. Returns Z X.
 
-    Y_0 = X X^T, Z_0 = I        T = (3 I - Z Y) / 2,  Y <- Y T,  Z <- T Z
+    Y_0 = X X^T, Z_0 = I        T = beta (3 I - Z Y),  Y <- Y T,  Z <- T Z
 
-    A small singular value grows 1.5-fold a step. Eigenvalues of X X^T above 3 would turn their sign, above 5 run off to NaN.
+    A small singular value grows 3 beta-fold a step. With beta = 1/2 the large ones come to rest at 1. With 0.8 they do not: after
+    ten steps all above 1e-4 |G|_F are in 0.56 .. 1.6, and jump about there, as rounding errors grow. Both need X: eigenvalues of
+    G G^T itself, above 5, would run off to NaN.
     """
     X = unit(wide(G))
     Y = X @ X.T
     Z = I = array_module(X).eye(len(Y), dtype=Y.dtype)
     for _ in range(steps):
-        T = 1.5 * I - 0.5 * Z @ Y
+        T = beta * (3 * I - Z @ Y)
         Y, Z = Y @ T, T @ Z
     return turned_as(G, Z @ X)
 

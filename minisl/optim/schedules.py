@@ -57,8 +57,10 @@ def refined(norms, steps):
 
     Where all norms are alike that is 1 - t/T, linear decay. Where they fall at first it rises at first: a warm-up.
 
-    Our reading: the w_t of SGD, whatever the optimizer; G_t is the median over a tenth of the run; norms of another number of
-    steps are interpolated. Raises InputError for norms that are not all positive numbers, or none.
+    G_t is the median over a tenth of the run. Beyond its ends, as in the authors' README, stand the first norm again and again and
+    the last ones in reverse: a run whose norms fall at first keeps its warm-up.
+
+    Our reading: the w_t of SGD, whatever the optimizer; norms of another number of steps are interpolated. Raises InputError for norms that are not all positive numbers, or none.
     """
     from scipy.ndimage import median_filter
 
@@ -67,7 +69,9 @@ def refined(norms, steps):
     for t, norm in enumerate(norms, 1):
         if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 < norm < 1e300:
             raise InputError(f"gradient norm {t} is {norm}; must be a positive number")
-    smooth = median_filter(np.array(norms, float), 2 * (len(norms) // 20) + 1, mode="reflect")
+    half = len(norms) // 20
+    padded = np.pad(np.pad(np.array(norms, float), (half, 0), "edge"), (0, half), "reflect")
+    smooth = median_filter(padded, 2 * half + 1)[half : half + len(norms)]
     smooth = np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(norms)), smooth)
     w = (smooth.min() / smooth) ** 2
     rates = w * np.append(w[:0:-1].cumsum()[::-1], 0)

@@ -52,14 +52,24 @@ def check_newton_schulz_of_a_steep_spectrum():
 
 
 def check_whiten():
-    """(G G^T)^(-1/2) G by eigenvalues; after 6 steps singular values of random 64 x 176 are within .53 and 1."""
+    """(G G^T)^(-1/2) G by eigenvalues if beta is 1/2; with 0.8, as by two ports of SWAN, roughly, from three numbers for each."""
     for shape in ((20, 54), (54, 20), (5, 9)):
         G = 1e3 * gaussian(shape)
         wide = G if shape[0] < shape[1] else G.T
         w, Q = np.linalg.eigh(wide @ wide.T)
         right = (Q * w**-0.5) @ Q.T @ wide
-        np.testing.assert_allclose(whiten(G, 25), right if wide is G else right.T, rtol=0, atol=1e-9)
-    six, ten = (values_of(whiten(gaussian((64, 176), 1), n)) for n in (6, 10))
+        np.testing.assert_allclose(whiten(G, 25, 0.5), right if wide is G else right.T, rtol=0, atol=1e-9)
+        U, s, Vt = np.linalg.svd(G, full_matrices=False)
+        f = []
+        for x in s / np.sqrt((G**2).sum()):
+            y, z = x * x, 1
+            for _ in range(10):
+                t = 0.8 * (3 - z * y)
+                y, z = y * t, t * z
+            f.append(z * x)
+        assert 0.56 < min(f) <= max(f) < 1.61
+        np.testing.assert_allclose(whiten(G), (U * f) @ Vt, rtol=0, atol=1e-5)  # 1e-7 in the divisor
+    six, ten = (values_of(whiten(gaussian((64, 176), 1), n, 0.5)) for n in (6, 10))
     assert 0.53 < six.min() < 0.56
     assert 0.99 < six.max() <= 1
     np.testing.assert_allclose(ten, 1, rtol=0, atol=1e-3)
@@ -123,9 +133,11 @@ test_mutants = mutant_tests([
     (newton_schulz, "-4.7750", "4.7750"),
     (newton_schulz, "range(steps)", "range(steps - 1)"),
     (newton_schulz, "turned_as(G, X)", "X"),
-    (whiten, "0.5 * Z @ Y", "0.5 * Y"),
+    (whiten, "3 * I - Z @ Y", "3 * I - Y"),
+    (whiten, "beta * (3", "0.5 * (3"),
+    (whiten, "range(steps)", "range(steps - 1)"),
     (whiten, "return turned_as(G, Z @ X)", "return turned_as(G, Y @ X)"),
-    (whiten, "Y, Z = Y @ T, T @ Z", "Y = Y @ T; Z = (1.5 * I - 0.5 * Z @ Y) @ Z"),
+    (whiten, "Y, Z = Y @ T, T @ Z", "Y = Y @ T; Z = beta * (3 * I - Z @ Y) @ Z"),  # a port's slip
     (polar, "range(6)", "range(2)"),
     (polar, "newton_schulz(G, 10)", "newton_schulz(G)"),
 ], check_newton_schulz, check_newton_schulz_of_a_steep_spectrum, check_whiten, check_polar)

@@ -73,12 +73,25 @@ def test_refined_by_the_formula():
     np.testing.assert_allclose(refined([4, 4, 1, 1], 7), refined([4, 4, 4, 2.5, 1, 1, 1], 7), rtol=1e-12)
 
 
+def test_refined_smooths_over_a_tenth_with_the_first_norm_before_and_the_last_in_reverse_after():
+    norms = np.random.default_rng(0).uniform(0.5, 2, 60)
+    smooth = []
+    for t in range(60):
+        window = range(t - 3, t + 4)
+        smooth.append(sorted(norms[0 if i < 0 else i if i < 60 else 118 - i] for i in window)[3])
+    w = np.array(smooth) ** -2.0
+    rates = np.array([w[t] * math.fsum(w[t + 1:]) for t in range(60)])
+    np.testing.assert_allclose(refined(list(norms), 60), rates / rates.max(), rtol=1e-12)
+
+
 def test_refined_warms_up_where_norms_fall_at_first():
+    steep = refined(1 + 8 * np.exp(-60 * np.arange(200) / 200), 200)
+    assert steep[0] < 0.014  # 0.141 where the norms before the first are those after it
     norms = np.concatenate([np.linspace(5, 1, 30), np.ones(170)])
     factors = refined(list(norms), 200)
     top = factors.argmax()
     assert 25 <= top <= 35
-    assert (np.diff(factors[10:top]) > 0).all()  # the first ten share a median
+    assert (np.diff(factors[:top]) > 0).all()
     assert factors[0] < 0.1
     np.testing.assert_allclose(np.diff(factors[40:]), -(factors[40] / 159), rtol=1e-9)
     assert factors[-1] == 0
@@ -124,13 +137,17 @@ test_mutants = mutant_tests([
     (schedules.refined, "smooth.min() / smooth", "smooth / smooth.max()"),
     (schedules.refined, "np.append(w[:0:-1].cumsum()[::-1], 0)", "w[::-1].cumsum()[::-1]"),
     (schedules.refined, "np.append(w[:0:-1].cumsum()[::-1], 0)", "np.append(w[1:].cumsum(), 0)"),
-    (schedules.refined, "2 * (len(norms) // 20) + 1", "1"),
-    (schedules.refined, "2 * (len(norms) // 20) + 1", "2 * (len(norms) // 20) + 3"),
-    (schedules.refined, 'mode="reflect"', 'mode="nearest"'),
+    (schedules.refined, "len(norms) // 20", "0"),
+    (schedules.refined, "len(norms) // 20", "len(norms) // 20 + 1"),
+    (schedules.refined, '"edge"', '"reflect"'),
+    (schedules.refined, '"edge"', '"symmetric"'),
+    (schedules.refined, '"reflect"', '"edge"'),
+    (schedules.refined, '"reflect"', '"symmetric"'),
     (schedules.refined, "np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(norms)), smooth)", "np.resize(smooth, steps)"),
     (schedules.refined, "rates / (rates.max() or 1)", "rates / (rates[0] or 1)"),
     (schedules.refined, "isinstance(norm, bool) or", ""),
 ], test_by_hand, test_wsd, test_uba, test_refined_of_constant_norms_is_linear_decay, test_refined_by_the_formula,
+    test_refined_smooths_over_a_tenth_with_the_first_norm_before_and_the_last_in_reverse_after,
     test_refined_warms_up_where_norms_fall_at_first, test_refined_is_not_led_by_a_few_norms,
     lambda: test_refined_of_what_are_no_norms([True]))
 
