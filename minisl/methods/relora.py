@@ -1,22 +1,25 @@
 """ReLoRA: high-rank training through low-rank updates (Lialin et al., ICLR 2024, arXiv 2307.05695).
 
     y = x (W + s B A)^T,  s = alpha/r                W (out, in) frozen, B (out, r) and A (r, in) trained
-    every T updates:  W <- W + s B A,   A ~ U(-1/sqrt(in), 1/sqrt(in)),   B <- 0,   moments of A and B <- 0
-    learning rate:    eta(t) min(1, k/K) at the k-th update after that        K = --rewarm, T at most
+    after T + 1, 2 T + 1, ... updates:  W <- W + s B A,   A ~ U(-1/sqrt(in), 1/sqrt(in)),   B <- 0,   moments of A and B <- 0
+    learning rate:  eta min(1, k/K),  k = 0 .. T - 1 the updates since the last multiple of T        K = --rewarm, T at most
 
-A merge leaves the function as it is. One cycle moves W by a matrix of rank r; k cycles, each with an A of its own, by one of
-rank up to k r. The first part of the run, --warm-start of its updates, trains W itself and leaves B A out: it is zero then.
+A merge, which follows the update at rate 0, leaves the function as it is. One cycle moves W by a matrix of rank r; k cycles, each
+with an A of its own, by one of rank up to k r. The first part of the run, --warm-start of its updates, trains W itself and leaves
+B A out: it is zero then.
 
 Beside SLTrain: a high rank comes from low-rank pieces added one after another to a dense W, not from a sparse term beside B A.
 State: out in frozen weights, r (out + in) trained ones, and as many of each moment. During the warm start out in weights are
 trained instead, with as many of each moment: the peak of the run is that of full-rank training.
 Pitfalls: A must be random where B is zero; with both zero, as one mode of the code has it, neither gets a gradient before the
-first merge. A run of fewer than --every updates after its warm start never merges. Without the warm start it lags (37.04 at 60M,
-full rank 34.06, in the usual table). Without the second warm-up the loss jumps after each merge: Adam's first updates are of size
-eta, however small the gradient. It wants about twice the rate of full rank.
+first merge. A run of no more than --every updates after its warm start never merges. Without the warm start it lags (37.04 at
+60M, full rank 34.06, in the usual table). Without the second warm-up the loss jumps after each merge: Adam's count of steps goes
+on, as in the code, so its first update is up to 3.2 eta (0.1 / sqrt(0.001)), however small the gradient. It wants about twice
+the rate of full rank.
 Our reading: moments are dropped whole, where the code prunes 99.9% of them at random, or the small ones; no dropout, where the
-code has 0.1. As there, the second warm-up is for all parameters. Resuming with other --steps moves the end of the warm start; a
-run that finds itself in it again merges first.
+code has 0.1. As there, the second warm-up is for all parameters; there it aims at the schedule's rate at its end. What follows the
+warm start is another run there, with twice the rate, a schedule and 500 updates of warm-up of its own; here it is one schedule,
+warmed up again by K. Resuming with other --steps moves the end of the warm start; a run that finds itself in it again merges first.
 
 W + s B A is built, then multiplied by: for n tokens 3 n out in + O(r out in) products a step. Apart they take 2 n out in +
 3 n r (out + in), less only where r is below a sixth of a square W's side. It is built again for backward, not kept.
@@ -29,7 +32,7 @@ from minisl.nn import init
 from minisl.nn.module import Module, Parameter
 
 OPTIONS = ("rank", "alpha",
-           Flag("every", 5000, "updates from merge to merge", low=1),
+           Flag("every", 5000, "updates from merge to merge", low=2),
            Flag("warm_start", 0.25, "part of the run, 0 to 1, that trains in full rank first", high=1),
            Flag("rewarm", 100, "updates of warm-up after the warm start and after each merge"))
 
@@ -97,20 +100,21 @@ def linear(in_features, out_features, rng, dtype, *, rank, alpha, every, warm_st
 
 
 def before_step(model, optimizer, step, steps, rng, *, rank, alpha, every, warm_start, rewarm):
-    done = step - 1 - int(warm_start * steps)  # updates since the warm start
-    warm, new_cycle = done < 0, done >= 0 and done % every == 0
+    first = int(warm_start * steps)  # updates of the warm start
+    done = step - 1 - first
+    warm, new_cycle = done < 0, done == 0 or (done > every and done % every == 1)
     for path, layer in model.named_modules():
         if isinstance(layer, ReLoRALinear):
             if new_cycle or (warm and not layer.warm):
                 layer.merge()
             if new_cycle:
                 layer.redraw(rng)
-                optimizer.reset(f"{path}.lora_B", f"{path}.lora_A")
+                optimizer.reset(f"{path}.lora_B", f"{path}.lora_A", keep_step=done > 0)
             if not warm:
                 optimizer.reset(f"{path}.weight")
             layer.train(warm)
-    if not warm and rewarm:
-        optimizer.lr *= min(1, (done % every + 1) / min(rewarm, every))
+    if rewarm and not warm and (first or done >= every):  # a run's own warm-up is that of its first cycle
+        optimizer.lr *= min(1, done % every / min(rewarm, every))
 
 
 def held(out_features, in_features, rank, alpha, every, warm_start, rewarm):

@@ -121,10 +121,13 @@ class Optimizer:
         for name in self.parameters:
             self.made(name)
 
-    def reset(self, *names):
-        """Forget what these parameters' rules remember: the next step is their first."""
+    def reset(self, *names, keep_step=False):
+        """Forget what these parameters' rules remember: the next step is their first. keep_step: all but the count of steps, so
+        that bias correction does not start again."""
         for name in names:
-            self.rules.pop(name, None)
+            old = self.rules.pop(name, None)
+            if keep_step and old and "step" in old.state:
+                self.rule(name).step = old.step
 
     def update_in_backward(self):
         """Per-layer updates (Lv et al. 2023, LOMO): from now on `backward` moves each parameter as soon as its gradient is

@@ -57,10 +57,11 @@ def refined(norms, steps):
 
     Where all norms are alike that is 1 - t/T, linear decay. Where they fall at first it rises at first: a warm-up.
 
-    G_t is the median over a tenth of the run. Beyond its ends, as in the authors' README, stand the first norm again and again and
-    the last ones in reverse: a run whose norms fall at first keeps its warm-up.
+    G_t is the median over a tenth of the run. Before it stands the first norm again and again, after it the last ones in reverse,
+    as in the authors' README: so norms that fall at first keep their warm-up.
 
-    Our reading: the w_t of SGD, whatever the optimizer; norms of another number of steps are interpolated. Raises InputError for norms that are not all positive numbers, or none.
+    Our reading: the w_t of SGD, whatever the optimizer; norms of another number of steps are interpolated. Raises InputError for
+    norms that are not all positive numbers, or none.
     """
     from scipy.ndimage import median_filter
 

@@ -11,6 +11,7 @@ from minisl.errors import InputError
 from minisl.methods import Method, relora
 from minisl.nn import LlamaConfig
 from minisl.nn.module import Module
+from minisl.optim import Optimizer
 
 X, TARGET = np.random.default_rng(1).standard_normal((2, 30, 12))
 
@@ -58,17 +59,21 @@ def check_gradient():
 
 
 def check_merge():
-    """It leaves the function alone, empties B, draws A anew and forgets the moments; then B has a gradient and A has none."""
+    """It leaves the function alone, empties B, draws A anew and forgets the moments, but not how many updates there were; then B
+    has a gradient and A has none."""
     job = method, block, optimizer = start(warm_start=0.0, every=4, rewarm=0)
     layer = block.q_proj
-    run(job, 1, 4)
+    run(job, 1, 5)
     before, A, W = layer.to_dense(), layer.lora_A.data.copy(), layer.weight.data.copy()
     assert set(optimizer.rules) == {"q_proj.lora_A", "q_proj.lora_B"}
-    method.before_step(block, optimizer, 5, 20, seed=3)
+    method.before_step(block, optimizer, 6, 20, seed=3)
     np.testing.assert_allclose(layer.to_dense(), before, rtol=0, atol=1e-12)
     assert np.abs(layer.weight.data - W).max() > 0.1
     assert not layer.lora_B.data.any()
-    assert not optimizer.rules
+    for name in ("q_proj.lora_A", "q_proj.lora_B"):
+        assert not optimizer.rules[name].exp_avg.any()
+        assert not optimizer.rules[name].exp_avg_sq.any()
+        assert optimizer.rules[name].step == 5
     assert np.abs(layer.lora_A.data - A).min() > 0
     assert np.abs(layer.lora_A.data).max() <= 12**-0.5
     layer(Tensor(X)).sum().backward()
@@ -82,7 +87,7 @@ def check_ranks():
     layer, W0 = block.q_proj, block.q_proj.weight.data.copy()
     for step in range(1, 14):
         run(job, step, step)
-        assert np.linalg.matrix_rank(layer.weight.data - W0, 1e-9) == 2 * ((step - 1) // 3)
+        assert np.linalg.matrix_rank(layer.weight.data - W0, 1e-9) == 2 * (step > 4) * ((step - 2) // 3)
         assert np.linalg.matrix_rank(layer.to_dense() - layer.weight.data, 1e-9) <= 2
 
 
@@ -101,15 +106,17 @@ def check_warm_start():
     run(job, 6, 10)
     np.testing.assert_array_equal(layer.weight.data, W)
     assert set(optimizer.rules) == {"q_proj.lora_A", "q_proj.lora_B"}
-    run(job, 11, 11)
+    assert optimizer.rules["q_proj.lora_A"].step == 5  # counted from the end of the warm start
+    run(job, 11, 12)
     assert np.abs(layer.weight.data - W).max() > 0.1
 
 
 def check_rate():
     """Warmed up again after the warm start and each merge, by hand."""
     rates = run(start(warm_start=0.25, every=6, rewarm=4), 1, 20, lr=1.0)
-    assert rates == [1, 1, 1, 1, 1, *[0.25, 0.5, 0.75, 1, 1, 1] * 2, 0.25, 0.5, 0.75]
+    assert rates == [1, 1, 1, 1, 1, *[0, 0.25, 0.5, 0.75, 1, 1] * 2, 0, 0.25, 0.5]
     assert run(start(warm_start=0.0, every=2, rewarm=0), 1, 4, lr=1.0) == [1, 1, 1, 1]
+    assert run(start(warm_start=0.0, every=4, rewarm=2), 1, 8, lr=1.0) == [1, 1, 1, 1, 0, 0.5, 1, 1]  # the run's own comes first
 
 
 @pytest.mark.parametrize("check", [check_gradient, check_merge, check_ranks, check_warm_start, check_rate])
@@ -144,7 +151,7 @@ def test_activation_checkpointing_changes_no_gradient():
         np.testing.assert_array_equal(gradient, found[1][name], err_msg=name)
 
 
-@pytest.mark.parametrize("wrong", [{"warm_start": 1.5}, {"warm_start": -0.1}, {"every": 0}, {"rewarm": -1}, {"rank": 11}])
+@pytest.mark.parametrize("wrong", [{"warm_start": 1.5}, {"warm_start": -0.1}, {"every": 1}, {"rewarm": -1}, {"rank": 11}])
 def test_values_that_cannot_be(wrong):
     with pytest.raises(InputError, match=r"allow|between"):
         start(**wrong)
@@ -156,8 +163,14 @@ test_mutants = mutant_tests([
     (relora.ReLoRALinear.merge, "self.lora_B.data[...] = 0", "self.lora_A.data[...] = 0"),
     (relora.ReLoRALinear.redraw, "A.shape[1]**-0.5", "0"),
     (relora.before_step, "layer.redraw(rng)", "pass"),
-    (relora.before_step, 'reset(f"{path}.lora_B", f"{path}.lora_A")', 'reset(f"{path}.lora_B")'),
+    (relora.before_step, 'reset(f"{path}.lora_B", f"{path}.lora_A", ', 'reset(f"{path}.lora_B", '),
+    (relora.before_step, "keep_step=done > 0", "keep_step=False"),  # the first update after a merge as if it were the first
+    (Optimizer.reset, "self.rule(name).step = old.step", "self.rules[name] = old"),  # moments kept as well
     (relora.before_step, 'optimizer.reset(f"{path}.weight")', "pass"),
-    (relora.before_step, "done % every + 1", "done + 1"),
-    (relora.before_step, "step - 1 - int", "step - int"),
+    (relora.before_step, "done % every / min", "(done % every + 1) / min"),
+    (relora.before_step, "done % every / min", "done / min"),
+    (relora.before_step, "done > every and done % every == 1", "done % every == 0"),  # before the update with rate 0
+    (relora.before_step, "(first or done >= every)", "first"),
+    (relora.before_step, "(first or done >= every)", "True"),
+    (relora.before_step, "step - 1 - first", "step - first"),
 ], check_gradient, check_merge, check_ranks, check_warm_start, check_rate)

@@ -50,11 +50,12 @@ def check_factors():
 
 
 def check_split_in_a_model():
-    """Before update 4 with K = 3: every W as it was, the factors' moments gone and no others, S untouched. Nothing before 5."""
+    """Before update 4 with K = 3: every W as it was, all moments gone, also of embeddings and gains, S untouched. Nothing before
+    5."""
     for learned_scale in (False, True):
         method, model, optimizer = trained("sltrain_svd", 3, learned_scale=learned_scale)
         before = {path: (m.to_dense(), m.sparse_value.data.copy()) for path, m in layers(model).items()}
-        rules = set(optimizer.rules)
+        assert set(optimizer.rules) == set(optimizer.parameters)
         method.before_step(model, optimizer, 4, 20, seed=3)
         for path, m in layers(model).items():
             np.testing.assert_allclose(m.to_dense(), before[path][0], rtol=1e-12, atol=1e-12)
@@ -62,7 +63,7 @@ def check_split_in_a_model():
             B, A = m.lora_B.data, m.lora_A.data
             np.testing.assert_allclose(B.T @ B, A @ A.T, atol=1e-12)
             assert abs(A @ A.T - np.diag(np.diag(A @ A.T))).max() < 1e-12
-        assert rules - set(optimizer.rules) == {f"{path}.{f}" for path in before for f in ("lora_A", "lora_B")}
+        assert not optimizer.rules
         update(method, model, optimizer, 4)
         kept = {path: m.lora_B.data.copy() for path, m in layers(model).items()}
         method.before_step(model, optimizer, 5, 20, seed=3)
@@ -76,6 +77,19 @@ def check_is_sltrain_until_then():
         one, other = (trained(name, steps)[1].state_dict() for name in ("sltrain", "sltrain_svd"))
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one) == same
+
+
+def check_rate():
+    """Ten updates from a thousandth to all of it, the first of them the last of a cycle but the first."""
+    method = Method("sltrain_svd", SETTINGS | {"method_options": {"every": 12}})
+    model = method.build(CONFIG, generator(3, "init"), "float64")
+    optimizer, rates = method.optimizer(model, 1.0), []
+    for step in range(1, 30):
+        optimizer.lr = 2.0
+        method.before_step(model, optimizer, step, 40, seed=3)
+        rates.append(optimizer.lr / 2)
+    ramp = np.linspace(0.001, 1, 10)
+    np.testing.assert_allclose(rates, [*[1] * 12, *ramp[1:], 1, 1, *ramp, 1, 1, *ramp[:4]][:29], rtol=1e-12)
 
 
 def check_zero_is_left_alone():
@@ -99,15 +113,20 @@ def test_is_sltrain_until_then(backend):
     check_is_sltrain_until_then()
 
 
+def test_rate():
+    check_rate()
+
+
 def test_zero_is_left_alone():
     check_zero_is_left_alone()
 
 
-def test_without_reset_the_moments_stay():
+def test_without_reset_moments_and_rate_stay():
     method, model, optimizer = trained("sltrain_svd", 3, reset=False)
     rules = dict(optimizer.rules)
     method.before_step(model, optimizer, 4, 20, seed=3)
     assert optimizer.rules == rules
+    assert optimizer.lr == 1e-2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -121,8 +140,12 @@ test_mutants = mutant_tests([
     (sltrain_svd.balanced, "root = xp.sqrt(s)", "root = s"),
     (sltrain_svd.balanced, "Rb @ Ra.T", "Rb @ Ra"),
     (sltrain_svd.balanced, "(root[:, None] * vt)", "(vt * root)"),
-    (sltrain_svd.before_step, "(step - 1) % every", "step % every"),
+    (sltrain_svd.before_step, "step % every == 1", "step % every == 0"),
+    (sltrain_svd.before_step, "step <= every", "step < every"),
+    (sltrain_svd.before_step, "0.001 + 0.999 *", ""),
+    (sltrain_svd.before_step, "step % every /", "(step - 1) % every /"),
+    (sltrain_svd.before_step, "(min(RECOVERY, every) - 1)", "min(RECOVERY, every)"),
     (sltrain_svd.before_step, "0 < float(", "0 <= float("),
-    (sltrain_svd.before_step, 'optimizer.reset(f"{path}.lora_B", f"{path}.lora_A")', 'optimizer.reset(f"{path}.lora_B")'),
-    (sltrain_svd.before_step, 'optimizer.reset(f"{path}.lora_B", f"{path}.lora_A")', "optimizer.rules.clear()"),
-], check_factors, check_split_in_a_model, check_is_sltrain_until_then, check_zero_is_left_alone)
+    (sltrain_svd.before_step, "*optimizer.parameters", '*(n for n in optimizer.parameters if "lora" in n)'),  # B and A alone
+    (sltrain_svd.before_step, "*optimizer.parameters", "*optimizer.parameters, keep_step=True"),
+], check_factors, check_split_in_a_model, check_is_sltrain_until_then, check_rate, check_zero_is_left_alone)
