@@ -98,10 +98,11 @@ def adam8bit(*shape, start="any", order="C"):
         p, g, size = draw(*shape).copy(order=order), draw(*shape), int(np.prod(shape))
         tables = tuple(draw.xp.asarray(numpy_backend.dynamic_map(signed)) for signed in (True, False))
         codes = draw.rng.integers(0, 256, (2, *shape)).astype(np.uint8)
+        g = g.copy()
+        codes[0].reshape(-1)[::5], g.reshape(-1)[::5] = 127, g.reshape(-1)[::5] * 1e-9  # an m near 0, of both signs
         tops = abs(draw(2, -(-size // 256)))
         if start == "zeros":
             codes[0], codes[1], tops = 127, 0, 0 * tops
-            g = g.copy()
             g.reshape(-1)[:256] = 0
         m, v = (draw.xp.asarray(c).copy(order=order) for c in codes)
         m_top, v_top = tops[0].copy(), tops[1].copy()

@@ -328,6 +328,7 @@ MUTANTS += [(f, old, new, lambda: within("numpy", [check_adamw, check_adamw_stat
 def adam8bit_checks():
     rng = np.random.default_rng(0)
     tests = [adam8bit_tests.test_the_published_map, adam8bit_tests.test_between_two_numbers_it_is_the_lower,
+             adam8bit_tests.test_what_is_below_zero_stays_below,
              adam8bit_tests.test_zeros_are_the_code_of_zero, adam8bit_tests.test_nearly_adamw]
     return (tests + [partial(adam8bit_tests.test_nearest_in_each_block, (3, 400), table, rng) for table in adam8bit_tests.TABLES]
             + [partial(adam8bit_tests.test_update, (3, 200), t, order, rng) for t in (1, 7) for order in "CF"])
@@ -345,7 +346,8 @@ ADAM8BIT_MUTANTS = [
     (numpy_fused.encode, "blocks /= xp.where(tops > 0, tops, 1)[:, None]", "pass"),
     (numpy_fused.encode, "xp.where(tops > 0, tops, 1)[:, None]", "tops.max()"),
     (numpy_fused.encode, "<= table[high] - blocks", "< table[high] - blocks"),
-    (numpy_fused.encode, "high - (blocks - table[high - 1] <= table[high] - blocks)", "high"),
+    (numpy_fused.encode, "nearest = high - lower", "nearest = high"),
+    (numpy_fused.encode, " | ((blocks < 0) & (table[high] == 0))", ""),
     (numpy_fused.encode, ".clip(1, len(table) - 1)", ""),
     (numpy_fused.adam8bit, "decoded(v, v_top, tables[1])", "decoded(v, v_top, tables[0])"),
     (numpy_fused.adam8bit, "encode(v_now, v, v_top, tables[1])", "encode(v_now, v, v_top, tables[0])"),
@@ -659,7 +661,8 @@ def cpu_mutants():
         (rows.encode, "if top > 0 else x.dtype.type(1)", ""),
         (rows.encode, "16, 8, 4, 2, 1)", "16, 8, 4, 2)"),
         (rows.encode, "ahead[below[i]] >= x[i]", "ahead[below[i]] < x[i]"),
-        (rows.encode, "low if x[i] - table[low] <= table[high] - x[i] else high", "high"),
+        (rows.encode, "low if lower else high", "high"),
+        (rows.encode, " or (x[i] < 0 and table[high] == 0)", ""),
         (rows.magnitude, "0x7FFFFFFF", "-1"),
         (rows.magnitude, "bits if bits > top", "bits if bits < top"),
         (rows.square_sum, "range(len(a))", "range(len(a) - 1)"),

@@ -197,14 +197,15 @@ def decoded(codes, tops, table):
 
 def encode(x, codes, tops, table):
     """Into `tops` goes the largest magnitude of each block of x, into `codes` the place in `table` that is nearest to x / top:
-    the lower of two that are as near"""
+    the lower of two that are as near, and of what is below 0 one that is too, as in bitsandbytes"""
     xp = array_module(x)
     blocks = xp.zeros((len(tops), BLOCK), x.dtype)
     blocks.reshape(-1)[: x.size] = x.reshape(-1)
     tops[...] = abs(blocks).max(axis=1)
     blocks /= xp.where(tops > 0, tops, 1)[:, None]
     high = table.searchsorted(blocks).clip(1, len(table) - 1)
-    nearest = high - (blocks - table[high - 1] <= table[high] - blocks)
+    lower = (blocks - table[high - 1] <= table[high] - blocks) | ((blocks < 0) & (table[high] == 0))
+    nearest = high - lower
     codes[...] = nearest.reshape(-1)[: x.size].reshape(x.shape)
 
 

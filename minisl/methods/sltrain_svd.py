@@ -4,8 +4,8 @@
     moments and count of steps of all parameters <- 0,   learning rate <- eta (0.001 + 0.999 min(1, k/9))
 
 with k the updates since, of which ten bring the rate back. W does not change, as B A does not and alpha/r stays outside; nothing
-of S is touched. What changes is how the next gradients look: dB = (alpha/r) dW A^T has the size of A, and dA = (alpha/r) B^T dW that of B, which
-starts at 0 and is the smaller for long. After a split B^T B = A A^T = diag(s).
+of S is touched. What changes is how the next gradients look: dB = (alpha/r) dW A^T has the size of A, and dA = (alpha/r) B^T dW
+that of B, which starts at 0 and is the smaller for long. After a split B^T B = A A^T = diag(s).
 
 B A itself is never formed; with B = Qb Rb and A^T = Qa Ra, work of r^2 (out + in) does it:
 
@@ -17,8 +17,8 @@ Pitfalls: of B = 0 all s are 0: A would be set to 0 as well, and two zero factor
 is still 0 is left alone. After a reset Adam's next step is lr in every entry (bias correction), hence the low rates. With
 --no-reset the moments are those of the old coordinates, and the rate stays: for comparison.
 Our reading: as in the code, whose new schedule is one update ahead: the first update after a split has k = 1, and the last one of
-each later cycle k = 0, a thousandth of the rate. There the ten rates are of the schedule's eta after them; here each is of its own.
-K is an argument there without a value that we know; 200 is ours.
+each later cycle k = 0, a thousandth of the rate. There the ten are parts of the schedule's rate after them; here each is of its
+own. K is an argument there without a value that we know; 200 is ours.
 """
 
 import math

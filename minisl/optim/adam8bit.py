@@ -15,10 +15,12 @@ class Adam8bit(Rule):
     """As `Adam`, with m and v each as one byte an element and one number a block of 256.
 
     A byte is a place in a table of 256 numbers, `dynamic_map`: of both signs for m, of one for v. The block's number is its
-    largest magnitude, which multiplies the table. The update uses the new m and v as computed; they are rounded afterwards.
+    largest magnitude, which multiplies the table. The update uses the new m and v as computed; they are rounded afterwards, an m
+    below 0 never to 0, as in bitsandbytes. There weight decay comes after the step.
 
     State: exp_avg and exp_avg_sq (bytes, the weights' shape), exp_avg_top and exp_avg_sq_top (float32, one a block), step t.
-    An array of fewer than 4,096 weights gets `Adam`: its tables and numbers of blocks would weigh more than they save.
+    An array of fewer than 4,096 weights gets `Adam`: its tables and numbers of blocks would weigh more than they save. Its
+    moments are then of the weights' dtype; in bitsandbytes they are float32.
     """
 
     state = "exp_avg", "exp_avg_top", "exp_avg_sq", "exp_avg_sq_top", "step"

@@ -67,6 +67,12 @@ def test_between_two_numbers_it_is_the_lower():
     assert coded(x, table)[0].tolist() == [*range(255), 255]
 
 
+def test_what_is_below_zero_stays_below():
+    """As in bitsandbytes: a sign that rounding would lose is put back by one place. Above zero nothing has to be."""
+    x = np.array([-1, -1e-30, -1e-9, -2.7e-7, -2.8e-7, -0.0, 0, 1e-30, 2.7e-7, 2.8e-7, 1], np.float32)
+    assert coded(x, TABLES[0])[0].tolist() == [0, 126, 126, 126, 126, 127, 127, 127, 127, 128, 255]
+
+
 def test_zeros_are_the_code_of_zero():
     for table, zero in zip(TABLES, (127, 0)):
         codes, tops = coded(np.zeros(300, np.float32), table)

@@ -209,7 +209,7 @@ def adam8bit(p, g, m, v, m_top, v_top, signed, unsigned, b1, b2, c1, c2, rate, r
 @part
 def encode(x, codes, table, below):
     """The largest magnitude of a block x. `codes` become the places in `table` that are nearest to x / that, the lower of two as
-    near. x is divided in place."""
+    near, and of what is below 0 one that is too. x is divided in place."""
     top, one = magnitude(x), np.uint32(1)
     scale = x.dtype.type(top) if top > 0 else x.dtype.type(1)
     for i in range(len(x)):
@@ -222,7 +222,8 @@ def encode(x, codes, table, below):
     for i in range(len(x)):
         high = max(below[i], one)
         low = np.uint32(high - one)
-        codes[i] = low if x[i] - table[low] <= table[high] - x[i] else high
+        lower = x[i] - table[low] <= table[high] - x[i] or (x[i] < 0 and table[high] == 0)
+        codes[i] = low if lower else high
     return top
 
 

@@ -6,13 +6,15 @@
 
 #define BLOCK 256
 
-__device__ int nearest(const float* table, float x) {  // the place of the number nearest to x in a sorted table of 256
+// The place of the number nearest to x in a sorted table of 256; what is below 0 stays so.
+__device__ int nearest(const float* table, float x) {
     int low = 0, high = 255;
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         if (table[middle] <= x) low = middle; else high = middle;
     }
-    return x - table[low] <= table[high] - x ? low : high;
+    const bool lower = x - table[low] <= table[high] - x || (x < 0 && table[high] == 0);
+    return lower ? low : high;
 }
 
 extern "C" __global__ void adam8bit(float* p, const float* g, unsigned char* m, unsigned char* v, float* m_top, float* v_top,

@@ -6,13 +6,15 @@
 #define BLOCK 256
 #define PLACE(i) ((i) + (i) / 32)  // of entry i of a table in shared memory
 
-__device__ int nearest(const float* table, float x) {  // the place of the number nearest to x in a sorted table of 256
+// The place of the number nearest to x in a sorted table of 256; what is below 0 stays so.
+__device__ int nearest(const float* table, float x) {
     int low = 0, high = 255;
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         if (table[PLACE(middle)] <= x) low = middle; else high = middle;
     }
-    return x - table[PLACE(low)] <= table[PLACE(high)] - x ? low : high;
+    const bool lower = x - table[PLACE(low)] <= table[PLACE(high)] - x || (x < 0 && table[PLACE(high)] == 0);
+    return lower ? low : high;
 }
 
 __device__ float block_max(float x, float* tops) {  // of all threads; tops: one word for each warp
