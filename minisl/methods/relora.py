@@ -18,8 +18,8 @@ on, as in the code, so its first update is up to 3.2 eta (0.1 / sqrt(0.001)), ho
 the rate of full rank.
 Our reading: moments are dropped whole, where the code prunes 99.9% of them at random, or the small ones; no dropout, where the
 code has 0.1. As there, the second warm-up is for all parameters; there it aims at the schedule's rate at its end. There another
-run follows the warm start, with twice the rate, a schedule and 500 updates of warm-up of its own; here one schedule goes on, warmed
-up again by K. Resuming with other --steps moves the end of the warm start; a run that finds itself in it again merges first.
+run follows the warm start, with twice the rate, a schedule and 500 updates of warm-up of its own; here one schedule goes on,
+warmed up again by K. Resuming with other --steps moves the end of the warm start; a run back in it merges first.
 
 W + s B A is built, then multiplied by: for n tokens 3 n out in + O(r out in) products a step. Apart they take 2 n out in +
 3 n r (out + in), less only where r is below a sixth of a square W's side. It is built again for backward, not kept.
