@@ -102,14 +102,14 @@ def linear(in_features, out_features, rng, dtype, *, rank, alpha, every, warm_st
 def before_step(model, optimizer, step, steps, rng, *, rank, alpha, every, warm_start, rewarm):
     first = int(warm_start * steps)  # updates of the warm start
     done = step - 1 - first
-    warm, new_cycle = done < 0, done == 0 or (done > every and done % every == 1)
+    warm, merging = done < 0, done > every and done % every == 1
     for path, layer in model.named_modules():
         if isinstance(layer, ReLoRALinear):
-            if new_cycle or (warm and not layer.warm):
+            if merging or (warm and not layer.warm):
                 layer.merge()
-            if new_cycle:
+                optimizer.reset(f"{path}.lora_B", f"{path}.lora_A", keep_step=merging)
+            if merging:
                 layer.redraw(rng)
-                optimizer.reset(f"{path}.lora_B", f"{path}.lora_A", keep_step=done > 0)
             if not warm:
                 optimizer.reset(f"{path}.weight")
             layer.train(warm)

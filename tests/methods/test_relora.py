@@ -164,7 +164,7 @@ test_mutants = mutant_tests([
     (relora.ReLoRALinear.redraw, "A.shape[1]**-0.5", "0"),
     (relora.before_step, "layer.redraw(rng)", "pass"),
     (relora.before_step, 'reset(f"{path}.lora_B", f"{path}.lora_A", ', 'reset(f"{path}.lora_B", '),
-    (relora.before_step, "keep_step=done > 0", "keep_step=False"),  # the first update after a merge as if it were the first
+    (relora.before_step, "keep_step=merging", "keep_step=False"),  # the first update after a merge as if it were the first
     (Optimizer.reset, "self.rule(name).step = old.step", "self.rules[name] = old"),  # moments kept as well
     (relora.before_step, 'optimizer.reset(f"{path}.weight")', "pass"),
     (relora.before_step, "done % every / min", "(done % every + 1) / min"),
