@@ -556,7 +556,8 @@ assert runs["8 bits, v linear"].losses[-10:].mean() > 10 * runs["32 bits"].losse
 #
 # ### The whole optimizer
 #
-# Ten lines, and `minisl.optim.Adam8bit` gives the same weights and the same bytes.
+# Ten lines, and `minisl.optim.Adam8bit` gives the same weights and the same bytes. (But where a negative $m$ would become 0: it
+# and bitsandbytes take the number before it, so that the sign stays. None of these is that small.)
 
 # %%
 from minisl import kernels

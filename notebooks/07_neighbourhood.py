@@ -112,6 +112,10 @@ class Adam:
         self.v = 0.999 * self.v + 0.001 * g * g
         return self.m / (1 - 0.9**self.t) / (np.sqrt(self.v / (1 - 0.999**self.t)) + 1e-8)
 
+    def correction(self):
+        """By how much the bias correction has lengthened the step."""
+        return np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+
 # %% [markdown]
 # **GaLore** looks for the $r$ directions in which the gradient is large (its first right singular vectors, $P$), keeps them for
 # $T$ steps, and gives Adam only $R = G P^T$. The moments are $m \times r$ instead of $m \times n$. Every step has rank $r$ at
@@ -132,7 +136,7 @@ class GaLore:
 # and the same factor $\phi_i$ is used for the rest. **APOLLO** goes further: if a factor per row is all one takes from Adam,
 # then use it for the whole $G$. The directions may be random then, so that $P$ need not be stored. (With random numbers two
 # codes never agree; for the check below we let it have GaLore's $P$.) In both a *limiter* keeps that part from growing by more
-# than a hundredth a step.
+# than a hundredth a step, before Adam's bias correction.
 
 # %%
 def growth(N, R):
@@ -143,8 +147,8 @@ def growth(N, R):
 class Limiter:
     last = None
 
-    def __call__(self, step):
-        norm = np.linalg.norm(step)
+    def __call__(self, step, correction):
+        norm = np.linalg.norm(step) / correction
         allowed = norm if self.last is None else min(norm, 1.01 * self.last)
         self.last = allowed
         return step * (allowed / norm)
@@ -158,13 +162,14 @@ class Fira(GaLore):
     def __call__(self, G):
         inside = super().__call__(G)  # sets P, and Adam's moments
         R = G @ self.P.T
-        return inside + self.limited(growth(inside @ self.P.T / self.a, R) * (G - R @ self.P))
+        rest = growth(inside @ self.P.T / self.a, R) * (G - R @ self.P)
+        return inside + self.limited(rest, self.adam.correction())
 
 
 class Apollo(Fira):
     def __call__(self, G):
         N = GaLore.__call__(self, G) @ self.P.T / self.a
-        return self.limited(growth(N, G @ self.P.T) * G)
+        return self.limited(growth(N, G @ self.P.T) * G, self.adam.correction())
 
 # %% [markdown]
 # **Muon** keeps one moment, $M$, and makes all its singular values equal: $U \Sigma V^T \to U V^T$. An SVD would do; five
