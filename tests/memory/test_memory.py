@@ -272,7 +272,7 @@ def test_paper(capsys):
     (["--tiny", "--rank", "500"], "rank is 500"),
     (["--tiny", "--measure", "--rank", "500"], "rank is 500"),
     (["--config", "61m"], "no such file"),
-    (["--tiny", "--optimizer", "adam"], "invalid choice"),
+    (["--tiny", "--optimizer", "adafactor"], "use adamw"),
     (["--tiny", "--device", "cuda"], "only the CPU's arrays"),
     (["--tiny", "--bogus"], "--bogus"),
 ])
