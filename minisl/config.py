@@ -10,6 +10,7 @@ from minisl import methods
 from minisl.backend import DEVICES, PRECISIONS
 from minisl.command import Parser
 from minisl.data import PROTOCOLS
+from minisl.distributed import started
 from minisl.errors import InputError
 from minisl.hf import DECOMPOSE
 from minisl.kernels import ALGORITHMS, BACKENDS
@@ -25,19 +26,44 @@ TINY = {
     "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
-              "device", "threads", "activation_checkpointing", "matmul_precision", "keep_blas", "data_workers",
-              "shard_optimizer", "tensorboard"}
+MAY_CHANGE = {"resume", "out", "steps", "max_train_tokens", "total_batch_size", "eval_every", "save_every", "keep", "on_nan",
+              "max_spike", "algorithm", "backend", "device", "threads", "activation_checkpointing", "matmul_precision",
+              "keep_blas", "data_workers", "shard_optimizer", "tensorboard"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 OVERRIDES = (*SHAPE, "initializer_range")  # settings that replace a config's key of that name
-COUNTS = ("steps", "batch_size", "accumulate", "seq_len", "eval_every", "save_every", "keep", "rank", "threads", "parts",
-          "validation_documents")
+COUNTS = ("steps", "batch_size", "accumulate", "total_batch_size", "seq_len", "eval_every", "save_every", "keep", "rank",
+          "threads", "parts", "validation_documents")
+# Of the public SLTrain script, what has no like here: flags, or values of flags that have one, and what to write instead.
+NOT_HERE = {
+    "--name": "leave it out: a run is named by its folder, --out runs/NAME",
+    "--tags": "leave it out: no tracker is told of a run; --out runs/NAME names it",
+    "--single_gpu": "leave it out: one process uses one GPU, with --device cuda",
+    "--use_hf_model": "leave it out: there is one LLaMA here, and it computes what transformers' does",
+    "--lora_dropout": "leave it out: the public script takes it and drops nothing",
+    "--beta1": "leave it out: --optimizer sgd has no momentum here, and adamw's beta1 is 0.9",
+    "--dtype": dict.fromkeys(("bfloat16", "bf16"),
+                             "NumPy has no such numbers; use --dtype float32, on a GPU with --matmul-precision bf16"),
+    "--optimizer": {"adam": "with a weight decay it adds that to the gradient, which is not here; adamw decays the weights",
+                    "adafactor": "is not here; use adamw, adam8bit or sgd",
+                    "adam8bit_per_layer": "write --optimizer adam8bit --per-layer"},
+    "--schedule": {"cosine_restarts": "is not here; --method relora warms up again after each merge"},
+}
 
 
-def flag(default, help, *aliases, choices=None):
-    """A field of `Settings`: its default (or what makes it), the help's text, other names, and what is allowed."""
+def flag(default, help, *aliases, choices=None, parse=None):
+    """A field of `Settings`: its default (or what makes it), the help's text, other names, what is allowed, and what makes the
+    value of a word."""
     kind = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**kind, metadata={"help": help, "aliases": aliases, "choices": choices})
+    return field(**kind, metadata={"help": help, "aliases": aliases, "choices": choices, "parse": parse})
+
+
+def token_count(word):
+    """How many tokens a word says: "100000", "100M" or "1B". Raises ArgumentTypeError for another."""
+    unit = {"M": 10**6, "B": 10**9}.get(word[-1:])
+    try:
+        return int(word[:-1]) * unit if unit else int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word}: must be a whole number, M or B after it for millions or billions") from None
 
 
 @dataclass
@@ -61,11 +87,15 @@ class Settings:
     uba_phi: float = flag(1.0, "uba: 2 is cosine, with less the rate falls later")
     norms_of: str | None = flag(None, "refined: the run whose gradient norms decide the rates")
     steps: int = flag(11000, "number of updates", "--num_training_steps")
+    max_train_tokens: int | None = flag(None, "--steps in tokens, such as 100M or 1B, cut to whole updates",
+                                        "--max_train_tokens", parse=token_count)
     warmup: int | None = flag(None, "updates of linear warm-up (left out: a tenth of --steps)", "--warmup_steps")
     batch_size: int = flag(16, "sequences per forward pass", "--batch_size")
     accumulate: int = flag(1, "forward passes per update", "--gradient_accumulation")
+    total_batch_size: int | None = flag(None, "--accumulate in sequences per update, of all processes", "--total_batch_size")
     seq_len: int = flag(256, "tokens per sequence", "--max_length")
-    optimizer: str = flag("adamw", "what moves a parameter where the method has no rule of its own", choices=tuple(RULES))
+    optimizer: str = flag("adamw", "what moves a parameter where the method has no rule of its own", choices=tuple(RULES),
+                          parse=str.lower)
     per_layer: bool = flag(False, "move each parameter as soon as its gradient is there, and keep no gradients")
     weight_decay: float = flag(0.0, "decoupled weight decay", "--weight_decay")
     clip_norm: float = flag(0.0, "largest gradient norm; 0 does not clip", "--grad_clipping")
@@ -110,21 +140,54 @@ class Settings:
     def __post_init__(self):
         if self.per_layer and self.tiny and self.parts == TINY["parts"]:
             self.parts = 1
+        if self.optimizer == "adam" and not self.weight_decay:  # then there is no difference
+            self.optimizer = "adamw"
 
-    def check(self):
-        """Raise InputError for the first value that cannot be."""
+    def resolve(self, given, processes=1):
+        """Turn --total-batch-size and --max-train-tokens into --accumulate and --steps, which is what a run remembers.
+
+        given: names of the flags that were; processes: how many have --batch-size each. Raises InputError where they do not fit.
+        """
+        self.check_values()
+        sequences, total, tokens = self.batch_size * processes, self.total_batch_size, self.max_train_tokens
+        if total is not None:
+            accumulate = total // sequences
+            if accumulate * sequences != total:
+                raise InputError(f"--total-batch-size {total}: must be a multiple of {sequences}, the sequences of a forward pass"
+                                 + (f" on {processes} processes" if processes > 1 else " (--batch-size)"))
+            if "accumulate" in given and self.accumulate != accumulate:
+                raise InputError(f"--total-batch-size {total}: with {sequences} sequences a forward pass it is --accumulate "
+                                 f"{accumulate}, not {self.accumulate}")
+            self.accumulate = accumulate
+        if tokens is not None:
+            size = sequences * self.accumulate * self.seq_len
+            if tokens < size:
+                raise InputError(f"--max-train-tokens {tokens}: must be at least {size}, the tokens of one update")
+            if "steps" in given and self.steps != tokens // size:
+                raise InputError(f"--max-train-tokens {tokens}: with {size} tokens an update it is --steps {tokens // size}, not "
+                                 f"{self.steps}")
+            self.steps = tokens // size
+        self.total_batch_size = self.max_train_tokens = None
+
+    def check_values(self):
+        """Raise InputError for the first value that cannot be, whatever the others are."""
         for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
             if not isinstance(value, int | float if f.type is float else f.type):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
-                raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")
+                known = NOT_HERE.get(name, {}).get(value)
+                raise InputError(f"{name} {value}: {known or 'unknown; allowed: ' + ', '.join(f.metadata['choices'])}")
             if value == "" or (f.type is list and not all(isinstance(v, str) and v for v in value)):
                 raise InputError(f"{name}: must not be empty")
             if f.name in (*COUNTS, *SHAPE) and value is not None and not 1 <= value < 2**31:
                 raise InputError(f"{name} {value}: must be at least 1 and below {2**31}")
             if f.type is float and f.name != "delta" and not 0 <= value < math.inf:
                 raise InputError(f"{name} {value}: must be a finite number, 0 or above")
+
+    def check(self):
+        """Raise InputError for the first value that cannot be."""
+        self.check_values()
         if not isinstance(self.method_options, dict):
             raise InputError(f"method_options {self.method_options!r}: must be a dict of the method's own flags")
         own = methods.flags(self.method)
@@ -218,6 +281,8 @@ def method_of(run):
 def unrecognised(words, method):
     """A sentence about words that are no flags, or flags of other methods."""
     name = words[0].partition("=")[0].removeprefix("--").replace("-", "_")
+    if f"--{name}" in NOT_HERE:
+        return f"--{name}: {NOT_HERE[f'--{name}']}"
     others = [m for m in methods.available() if name in methods.flags(m)]
     own = ", ".join("--" + o.replace("_", "-") for o in methods.flags(method)) if method in methods.available() else ""
     if others:
@@ -240,9 +305,10 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
         names = ["--" + f.name.replace("_", "-"), *f.metadata["aliases"]]
         help = f.metadata["help"] + ("" if default is None or default is False else f" (default: {default})")
         plain = {int | None: int, float | None: float, str | None: str, list: str}.get(f.type, f.type)
+        choices = f.metadata["choices"]
         kind = {"action": "store_true"} if f.type is bool else {
-            "type": plain, "choices": f.metadata["choices"], "metavar": None if f.metadata["choices"] else f.name.upper(),
-            **({"nargs": "+"} if f.type is list else {})}
+            "type": f.metadata["parse"] or plain, "choices": None if names[0] in NOT_HERE else choices,  # `check` knows more
+            "metavar": f"{{{','.join(choices)}}}" if choices else f.name.upper(), **({"nargs": "+"} if f.type is list else {})}
         parser.add_argument(*dict.fromkeys(names), dest=f.name, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kind)
     group = parser.add_argument_group(f"flags of {method}")
     for name, f in own.items():
@@ -277,6 +343,8 @@ def settings_from(given):
     settings = Settings(**{**tiny, **given, "method_options": options})
     if not (settings.tiny or settings.config or settings.from_hf or settings.resume):
         raise InputError("nothing to train: give --tiny, --config NAME or --resume RUN (--help lists all flags)")
+    if not settings.resume:  # else it goes by the run's own batches
+        settings.resolve(given, started())
     settings.check()
     if settings.from_hf:
         from minisl import hf

@@ -75,6 +75,7 @@ def resumed_settings(settings, given, found, run):
                              f"{asked[name]}")
     for name in MAY_CHANGE & mine:
         setattr(saved, name, getattr(settings, name))
+    saved.resolve(mine | {"accumulate"})  # its batch is already that of all processes
     saved.check()
     return saved
 

@@ -347,6 +347,7 @@ def opened(held, settings, given, group):
             raise InputError(f"--resume {run}: already at step {found.state['step']} of {settings.steps}; give a larger --steps "
                              "to go on")
     else:
+        settings.resolve(given, group.size)  # --resume auto that begins
         settings.batch_size *= group.size
     if settings.batch_size < group.size:
         raise InputError(f"--resume {run}: has {settings.batch_size} sequences a batch, too few for {group.size} processes")

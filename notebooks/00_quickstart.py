@@ -403,8 +403,9 @@ for name, gigabytes in A100.items():
 #
 # With $B = 0$ and $S = 0$ every $W$ is 0, so every branch of the network outputs 0, and every gradient in a block is 0 too:
 # $\partial L/\partial A = (\alpha/r) B^T dW$ has the factor $B = 0$, and $dW = G^T X$ itself is 0, because the layers in front
-# give $X = 0$ or the layers behind send back $G = 0$. Only embeddings and head train: the model learns which byte follows
-# which, and nothing more, ever. Look at the held-out losses in the middle and at the end: that little it even learns sooner.
+# give $X = 0$ or the layers behind send back $G = 0$. Only embeddings, head and last norm train: the model learns which byte
+# follows which, and nothing more, ever. Look at the held-out losses in the middle and at the end: that little it even learns
+# sooner.
 #
 # ```python
 # def dead(model):

@@ -29,8 +29,9 @@ TABLE = {  # printed in the paper; it has no column for 7B
     "galore": (0.28, 0.61, 1.59, 4.76), "sltrain": (0.26, 0.60, 1.24, 4.16)}
 MILLIONS = (44, 97, 194, 646)  # parameters of sltrain there
 OFF = {  # cells that the formulas do not give
-    ("low_rank", "60m"): "6 bytes for each of 42.77 million parameters are 0.257 G; no way of rounding makes it 0.24",
-    ("relora", "60m"): "0.202 + 0.171 G; cut instead of rounded it is still 0.37, and with N_base once 0.31",
+    ("low_rank", "60m"): "6 bytes for each of 42.77 million parameters are 0.257 G; weights and moments cut one by one are "
+                         "3 x 0.08, but 0.54 at 130M and 3.63 at 1B",
+    ("relora", "60m"): "0.202 + 0.171 G; cut likewise 0.20 + 2 x 0.08, but 0.81 at 130M and 6.31 at 1B",
     ("galore", "350m"): "0.74 + 0.65 G; one digit differs, as in a slip of the pen"}
 
 FIGURE = {  # GB on one A100: 350M, 1B, 7B

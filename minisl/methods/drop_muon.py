@@ -11,8 +11,9 @@ Beside SLTrain: saves time, not memory: all that Muon keeps is kept, and a step 
 State: as Muon: out x in weights and as much momentum.
 Pitfalls: a block that moves half as often learns less from as many steps: compare at equal time. A tied table is the embedding:
 it moves when the embedding does.
-Our reading: the paper's experiments are small CNNs, and what a layer is here is ours: a block is one, the embedding belongs to
-the first. So is the distribution, uniform (we did not check the paper's); --drop none is always s = 1, Muon to the last bit.
+Our reading: what a layer is here is ours: a block is one, the embedding belongs to the first. The paper's experiments were
+small CNNs at first, and in a later version NanoGPT-124M and ResNet-50 too, with s drawn uniformly, as here; --drop none is
+always s = 1, Muon to the last bit.
 """
 
 from minisl.methods import Flag, muon

@@ -19,9 +19,9 @@ State: out in weights and rho out in of each moment; with svd also P, r min(out,
 Pitfalls: moments that are not dropped at a change belong to other weights, or to another subspace. The signs want about Adam's
 rate. At r = min(out, in) what is left over, G - P^T P G, is rounding noise, and its sign is not: P must be I there. The published
 curves are of 200,000 steps of a cyclic cosine with peak 1e-3 (period 10,000 at 60M), not of one run of 10,000.
-Our reading: the code counts matrices, round(rho of them), from the last back; ours are whole layers, the same ones where rho L is
-a whole number, as in all published sizes, but for the gains of the norms, which its scripts count too. Here gains, embeddings and
-head have moments always. A layer that stays state-full over a change keeps its moments, so that rho = 1 is Adam to the bit; the
+Our reading: the code counts matrices, round(rho of them), from the last back; ours are whole layers, the same ones where rho L
+is a whole number, as in all published sizes. Gains, embeddings and head have moments always, as there. The code's weight decay is
+0.01 by default. A layer that stays state-full over a change keeps its moments, so that rho = 1 is Adam to the bit; the
 code drops them.
 """
 

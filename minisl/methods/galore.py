@@ -20,10 +20,11 @@ Pitfalls: the sign of a singular vector is arbitrary. Flip one when P is renewed
 P is the SVD of one batch's gradient, and the loss can jump when it is renewed. a is for projected matrices only: embeddings and
 head move at the full lr, 0.01 in the published runs. With `rotate`, a direction that is new to P starts from m = v = 0 at a late
 step, where Adam's first stride is 0.1 / sqrt(0.001), three times the usual.
-Our reading: the rule inside is what --optimizer says, so Adam's eps is 1e-8, added to the bias-corrected sqrt(v); the public code
-adds 1e-6 to sqrt(v) before its correction. At r = min(out, in) there is nothing to leave out: P is I, and a = 1 is Adam. (The
-code would turn the basis there too, and Adam in another basis is another method.) `rotate` is LDAdam's idea; it corrects v by m,
-which is left out here. The cosine basis is DCT-AdamW's, which chooses anew at every step: --every 1.
+Our reading: the rule inside is what --optimizer says, so Adam's eps is 1e-8, added to the bias-corrected sqrt(v); the public
+code adds 1e-6 to sqrt(v) before its correction, in the first update 3e-5 to |R|. There weight decay comes after the step. At
+r = min(out, in) there is nothing to leave out: P is I, and a = 1 is Adam. (The code would turn the basis there too, and Adam in
+another basis is another method.) `rotate` is LDAdam's idea; it corrects v by m, which is left out here. The cosine basis is
+DCT-AdamW's, which chooses anew at every step: --every 1.
 """
 
 from minisl.errors import InputError

@@ -17,8 +17,9 @@ State: r (out + in) + c out weights, as many of each moment, and c column number
 Pitfalls: W0 is noise, its columns differ by chance alone; --choice random, the public default, is the comparison to make. g
 multiplies: at 1/2 both branches start at half strength. With silu there is no W, and no `to_dense`.
 Our reading: the official repository could not be read; this follows the abstract, a public review thread and later code of an
-author. There importance is of the 256 triplets after the r-th (here of all the rest), and A, B start as in `cola` unless told
-otherwise (here by the SVD, as in the paper). g is 0.5 in that code; the thread has 0.9 for 130M.
+author. f is the identity, as in that code; the reviewers describe an activation there, which is --activation silu. Importance
+is of the 256 triplets after the r-th in that code (here of all the rest), and A, B start as in `cola` unless told otherwise
+(here by the SVD, as in the paper). g is 0.5 there; the thread has 0.9 for 130M.
 """
 
 import numpy as np

@@ -6,8 +6,8 @@
 Beside SLTrain: without S, so W never has a rank above r.
 State: r (out + in) weights, and as many of each moment.
 Pitfalls: both factors must start away from zero. With LoRA's B = 0 in every matrix each branch of the network outputs 0, and
-every gradient of a factor has another zero factor in it: nothing but embeddings and head would ever move. The usual table's 78.18
-at 60M (142.53 at 1B) looks like a failure of start and rate more than of rank.
+every gradient of a factor has another zero factor in it: nothing but embeddings, head and the last norm's gain would ever move.
+The usual table's 78.18 at 60M (142.53 at 1B) looks like a failure of start and rate more than of rank.
 Our reading: A ~ U(-1/sqrt(in), 1/sqrt(in)) and B ~ U(-1/sqrt(r), 1/sqrt(r)), what LoRA's code would draw for both.
 """
 

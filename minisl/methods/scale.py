@@ -13,7 +13,8 @@ State: out x in weights, and nothing else. Over the whole model: one momentum fo
 --optimizer moves the gains alone.
 Pitfalls: all numbers in a step are of size 1, also in the row of a token that the batch hardly knows. A tied table is not told
 from an embedding: it is normalised per feature, and has no momentum.
-Our reading: the public code's axes, and its floor of 1e-8 under rms; its own rate for the gains (at 1B) is left out.
+Our reading: the public code's axes, and its floor of 1e-8 under rms. Its rate of their own for the gains (at 1B and 7B) is left
+out, and their eps is added after Adam's bias correction, there before it.
 """
 
 from minisl.backend import array_module

@@ -23,6 +23,7 @@ State: r (out + in) + nnz weights, as many of each moment, and nnz indices that 
 Pitfalls: alpha/r belongs to the learning rate, a change of one moves the other. The public code keeps the indices in 64 bits,
 more than a value and its moments take in 16; 32 are enough below 2^31 elements, and are used here.
 Our reading: the published steps, scales and start are those of the public code, whose evaluation is off by a factor n/(n+1).
+Its script gives update n the rate of n - 1, means every micro-batch by itself and computes in bfloat16: docs/differences.md.
 
 Start: B = 0, A and v ~ U(-1/sqrt(in), 1/sqrt(in)). At step 0 then W = S and dA = 0; if S were 0 as well, no signal
 would pass and nothing could ever be learned.

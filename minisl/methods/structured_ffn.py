@@ -21,9 +21,9 @@ Pitfalls: in the first half peak memory is above that of full-rank training: thi
 a = 1 U and V have no gradient, so the first update leaves them. Orthogonal factors give W singular values of 1 at every size;
 those of N(0, 0.02^2) grow with it, to 0.6 at 128 x 344 and 1.2 at 512 x 1376.
 Our reading: published for GPT-2 (rate 6e-4, weight decay 0.1, clipping at 1), where the first MLP may stay dense; not here. The
-public code starts block_shuffle's W_g without P, so there the start does change, and it shuffles the outputs too, which only
-renames them. A guide once dropped stays so, also where a resumed run is given more steps; resumed with more before that, a goes
-back up to what it is in the longer run, and the function changes.
+public code cuts T to an integer. It starts block_shuffle's W_g without P, so there the start does change, and it shuffles the
+outputs too, which only renames them. A guide once dropped stays so, also where a resumed run is given more steps; resumed with
+more before that, a goes back up to what it is in the longer run, and the function changes.
 """
 
 import math

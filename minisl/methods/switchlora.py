@@ -16,9 +16,10 @@ Pitfalls: it is the counterpart that is reset, not the vector that came in. A he
 it, not after. With one count of updates for all, a reset vector's first step would be three times too long. s = 1/r is tiny,
 hence the published rate of 0.02, which does not carry over to or from ReLoRA with its s = 0.25.
 Our reading: candidates wait in line, and a vector switched out goes to its end; rows of A and columns of B take turns half a
-round apart, and a turn waits that would take a vector still held. In the code those in use are part of one ring: what meets what
-differs. A count begins after the hold. A norm that is clipped has the held vectors' gradients in it. Moments are always those of
-the Adam below; --optimizer is for the rest of the model. W starts from N(0, 0.02^2), and the first B A is not taken off.
+round apart, and a turn waits that would take a vector still held. In the code those in use are part of one ring, which comes to
+the same vectors at the same places. Its rho has t in the exponent, and its held vectors decay. A count begins after the hold. A
+norm that is clipped has the held vectors' gradients in it. Moments are always those of the Adam below; --optimizer is for the
+rest of the model. W starts from N(0, 0.02^2), and the first B A is not taken off.
 """
 
 import math

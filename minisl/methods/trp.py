@@ -12,10 +12,10 @@ State: out in weights, and as many of each moment. No training memory is saved.
 Pitfalls: the moments know nothing of a truncation. A random start has no tail to cut: of a square Gaussian matrix e = 0.9 keeps
 half of the singular values, at once. AdamW's N has a full spectrum, so one update later W has full rank again: let --steps be a
 multiple of K. lr l is about 1e-6, far below any s; l matters over many truncations or not at all.
-Our reading: the public code truncates before updates 1, K + 1, ... and adds l U_k V_k^T to that update's gradient; here both come
-after updates K, 2K, ..., so that what is saved there has low rank. With AdamW ours is decoupled, like weight decay. Its default
-K = 1 is an SVD of every matrix at every update, 40% more time in the tiny job; ours is K = 20, for 2%. An earlier version of it
-has e = 0.99. It was made for convolutions folded into matrices, and SGD with momentum.
+Our reading: the public code truncates before updates 1, K + 1, ... and adds l U_k V_k^T to that update's gradient; here both
+come after updates K, 2K, ..., so that what is saved there has low rank. With AdamW ours is decoupled, like weight decay. There
+l is off by default. Its default K = 1 is an SVD of every matrix at every update, 40% more time in the tiny job; ours is K = 20,
+for 2%. An earlier version of it has e = 0.99. It was made for convolutions folded into matrices, and SGD with momentum.
 """
 
 from minisl.backend import array_module

@@ -354,7 +354,7 @@ def known_flags():
                 take(module, ["--help"])
     own = {name.replace("_", "-") for m in methods.available() for name in methods.flags(m)}
     scripts = {flag for path in ("tests/soak", "tests/kills") for flag in re.findall(r'"(--[\w-]+)"', (ROOT / path).read_text())}
-    return found | {f"--{prefix}{name}" for name in own for prefix in ("", "no-")} | scripts | NOT_OURS
+    return found | {f"--{prefix}{name}" for name in own for prefix in ("", "no-")} | scripts | NOT_OURS | config.NOT_HERE.keys()
 
 
 def unknown_flags(text, known):

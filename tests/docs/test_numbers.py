@@ -20,7 +20,7 @@ from minisl.memory import __main__ as memory
 from minisl.memory import paper
 from minisl.memory.formula import estimate
 from minisl.memory.measure import KINDS
-from minisl.methods import Method
+from minisl.methods import Method, flags
 
 DOCS = Path(__file__).parents[2] / "docs"
 TESTS = DOCS.parent / "tests"
@@ -273,7 +273,9 @@ def memory_page():
 def differences():
     printed = math.exp(3.40 * 20 / 21)
     return [f"With 3.40 nats a token and 20 batches that is {3.40 * 20 / 21:.2f}, a perplexity of {printed:.1f} instead of "
-            f"{math.exp(3.40):.1f}"]
+            f"{math.exp(3.40):.1f}", f"so {config.Settings.seq_len} times as many tokens",
+            f"| 2,048 | {paper.model_of('7b').max_position_embeddings:,}, as for the other sizes",
+            f"128 times `--scale`, which is {768 / 4 / 128} for that script", f"K = {flags('trp')['every'].default}; on"]
 
 
 def cost_model():

@@ -49,6 +49,12 @@ def check_table():
                 off.add((name, size, cell))
     assert off == {("low_rank", "60m", "0.26"), ("relora", "60m", "0.37"), ("galore", "350m", "1.39")}
     assert {(name, size) for name, size, _ in off} == paper.OFF.keys()
+    for name, cells in {"low_rank": "0.24 0.54 1.11 3.63", "relora": "0.36 0.81 1.84 6.31"}.items():  # cut, not rounded
+        found = [(paper.closed if name == "relora" else paper.counted)(name, size) for size in ("60m", "130m", "350m", "1b")]
+        cut = [int(weights / 1e7) / 100 + 2 * int(moments / 2e7) / 100 for weights, moments in found]
+        assert " ".join(f"{c:.2f}" for c in cut) == cells
+        assert all(word in paper.OFF[name, "60m"] for word in (cells.split()[1], cells.split()[3]))
+        assert f"{cut[0]:.2f}" == f"{paper.TABLE[name][0]:.2f}"
 
 
 def check_relora_and_galore_as_counted():
@@ -266,7 +272,7 @@ def test_paper(capsys):
     (["--tiny", "--rank", "500"], "rank is 500"),
     (["--tiny", "--measure", "--rank", "500"], "rank is 500"),
     (["--config", "61m"], "no such file"),
-    (["--tiny", "--optimizer", "adam"], "invalid choice"),
+    (["--tiny", "--optimizer", "adafactor"], "use adamw"),
     (["--tiny", "--device", "cuda"], "only the CPU's arrays"),
     (["--tiny", "--bogus"], "--bogus"),
 ])

@@ -80,6 +80,31 @@ def check_gradients():
             assert p.grad is None or np.array_equal(p.grad, whole[name])
 
 
+def check_by_numpy():
+    """Four updates by NumPy alone: a block that rests keeps M and W, one that moves makes Muon's step from its own M."""
+    method = Method("drop_muon", SETTINGS | {"method_options": {}})
+    model = method.build(CONFIG, np.random.default_rng(0), "float64")
+    optimizer = method.optimizer(model, 1e-2)
+    layers = [block.mlp.up_proj.weight for block in model.model.layers]
+    W, M = [p.data.copy() for p in layers], [np.zeros((12, 8)) for _ in layers]
+    for first in (2, 0, 3, 1):
+        for p in model.parameters():
+            p.requires_grad = True
+        loss_of(model).backward()
+        gradients = [p.grad.copy() for p in layers]
+        model.zero_grad()
+        step(model, optimizer, first)
+        for l in range(first, 4):
+            M[l] = 0.95 * M[l] + 0.05 * gradients[l]
+            U, s, Vt = np.linalg.svd(0.95 * M[l] + 0.05 * gradients[l], full_matrices=False)
+            s = s / (np.sqrt((s**2).sum()) + 1e-7)
+            for _ in range(5):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            W[l] = W[l] - 1e-2 * 0.2 * 12**0.5 * (U * s) @ Vt
+        for p, right in zip(layers, W):
+            np.testing.assert_allclose(p.data, right, rtol=0, atol=1e-8)
+
+
 def check_every_block_comes_first_as_often():
     _, model, optimizer = start()
     rng, counts = np.random.default_rng(0), np.zeros(4)
@@ -109,6 +134,10 @@ def test_what_moves():
 
 def test_gradients():
     check_gradients()
+
+
+def test_by_numpy():
+    check_by_numpy()
 
 
 def test_every_block_comes_first_as_often():
@@ -166,4 +195,4 @@ test_mutants = mutant_tests([
     (drop_muon.before_step, "block.parameters()", "block.mlp.parameters()"),
     (drop_muon.before_step, 'drop == "uniform"', "True"),
     (drop_muon.before_step, "rng.integers(len(blocks))", "step % len(blocks)"),
-], check_what_moves, check_gradients, check_every_block_comes_first_as_often, check_none_is_muon)
+], check_what_moves, check_gradients, check_by_numpy, check_every_block_comes_first_as_often, check_none_is_muon)

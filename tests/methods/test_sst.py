@@ -150,7 +150,31 @@ def check_rounds():
     assert rates == [0.05, 0.1, 0.1, 0.05, 0.1, 0.1, 0.05]
 
 
-@pytest.mark.parametrize("check", [check_svd, check_gradient, check_update, check_decay, check_choice, check_rounds])
+def check_by_numpy():
+    """Seven updates with all vectors active, in rounds of three, by NumPy alone: Adam from nothing in each."""
+    job = start(rank=5, every=3, rewarm=0)
+    parts = list(whole(job[1].q_proj))
+    for step in range(1, 8):
+        t = (step - 1) % 3 + 1
+        if t == 1:
+            parts = list(np.linalg.svd((parts[0] * parts[1]) @ parts[2], full_matrices=False))
+            moments = [[np.zeros_like(a), np.zeros_like(a)] for a in parts]
+        U, S, V = parts
+        G = 2 * (X @ ((U * S) @ V).T - TARGET[:, :5]).T @ X
+        for k, g in enumerate((G @ V.T, np.diag(U.T @ G @ V.T), U.T @ G)):
+            m, v = moments[k] = 0.9 * moments[k][0] + 0.1 * g, 0.999 * moments[k][1] + 0.001 * g * g
+            parts[k] = parts[k] - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        parts[0] = parts[0] / np.linalg.norm(parts[0], axis=0)
+        parts[1] = np.maximum(parts[1], 0)
+        parts[2] = parts[2] / np.linalg.norm(parts[2], axis=1, keepdims=True)
+        update(job, step, lr=1e-3)
+        np.testing.assert_allclose(job[1].q_proj.to_dense(), (parts[0] * parts[1]) @ parts[2], rtol=0, atol=1e-10)
+
+
+CHECKS = check_svd, check_gradient, check_update, check_decay, check_choice, check_rounds, check_by_numpy
+
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_law(check):
     check()
 
@@ -190,4 +214,6 @@ test_mutants = mutant_tests([
     (sst.before_step, 'f"{path}.U", f"{path}.S", f"{path}.V"', 'f"{path}.S"'),
     (sst.before_step, "step > 1", "step >= 1"),
     (sst.Mended.update, "self.inner.weight_decay = self.weight_decay", "pass"),
-], check_svd, check_gradient, check_update, check_decay, check_choice, check_rounds)
+    (sst.unit_rows, "unit_columns(V.T)", "pass"),
+    (sst.before_step, "% every", "% (every + 1)"),
+], *CHECKS)

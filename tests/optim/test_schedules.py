@@ -54,6 +54,11 @@ def test_uba():
     halves = [at(60, "uba", phi=phi, min_ratio=0.0) / 2 for phi in (0.1, 0.5, 1, 2, 5)]
     np.testing.assert_allclose(halves, [2 / 2.1, 0.8, 2 / 3, 0.5, 2 / 7], rtol=1e-12)
     assert at(60, "uba") == at(60, "uba", phi=1.0)
+    steps = np.arange(10, 111)
+    for phi in (0.1, 0.5, 3.0):
+        c = np.cos(np.pi * (steps - 10) / 100)
+        right = 0.2 + (2 - 0.2) * 2 * (1 + c) / (2 * phi + (2 - phi) * (1 + c))
+        np.testing.assert_allclose([at(int(step), "uba", phi=phi) for step in steps], right, rtol=1e-12)
 
 
 def test_refined_of_constant_norms_is_linear_decay():
@@ -194,7 +199,7 @@ def refuse(folder, capsys, *flags):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--schedule=cosin"], "constant', 'wsd', 'uba', 'refined'"),
+    (["--schedule=cosin"], "constant, wsd, uba, refined"),
     (["--decay-fraction=0"], "must be above 0 and at most 1"),
     (["--decay-fraction=1.5"], "must be above 0 and at most 1"),
     (["--decay-fraction=nan"], "must be a finite number, 0 or above"),
