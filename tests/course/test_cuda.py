@@ -69,7 +69,7 @@ def test_each_order_begins_with_what_was_given():
     ("if (k < n)", "if (k < 7) __syncthreads(); if (k < n)", "Every thread of a block must come to each"),
     ("if (k < n)", "for (;;)", "does a loop never end"),
     ("if (k < n)", "for (;;) __syncthreads();", "does a loop never end"),
-    ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),  # whichever comes first, the limit or the overflow
+    ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),  # the limit or the overflow
     ("if (k < n)", "for (volatile int q = 0x7ffffff0;; ++q)", "an integer sum that overflows(?s:.*)does a loop never end"),
     *(("extern", f"static int w() {{ {loop} }}\nstatic int q = w();\nextern", r"cu:3: error: .*nothing runs before the kernel")
       for loop in ("for (volatile int q = 0;; ++q);", "for (volatile int q = 0x7ffffff0;; ++q);", "for (;;) __syncthreads();")),
