@@ -19,7 +19,9 @@ from minisl import kernels
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, whose children would not hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ["extras"]
 KILLED = {}  # name of a wrong implementation -> whether the shipped tests rejected it
+TOOK = {}  # what is promised to end within minutes -> seconds; reported, as they are the machine's
 
 
 @pytest.fixture
@@ -41,6 +43,11 @@ def killed():
     return KILLED
 
 
+@pytest.fixture(scope="session")
+def took():
+    return TOOK
+
+
 @pytest.fixture
 def hangup():
     """SIGHUP reaches the test and its children, also where pytest itself was started with nohup."""
@@ -56,3 +63,5 @@ def pytest_collection_finish():
 def pytest_terminal_summary(terminalreporter):
     if KILLED:
         terminalreporter.write_line(f"wrong implementations rejected: {sum(KILLED.values())}/{len(KILLED)}")
+    for what, seconds in TOOK.items():
+        terminalreporter.write_line(f"{what}: {seconds:.0f} s" + " (180 are promised)" * (seconds > 180))

@@ -44,8 +44,8 @@ class Hang(BaseException):
 
 
 @contextmanager
-def within(seconds=20, memory=1 << 30):
-    """The block must end in time, and may not ask for more than so many bytes beyond what the process has.
+def within(seconds=300, memory=1 << 30):
+    """The block must end, and may not ask for more than so many bytes beyond what the process has.
 
     A call into C that never comes back cannot be interrupted: then Python shows where it is, and ends.
     """
@@ -57,7 +57,7 @@ def within(seconds=20, memory=1 << 30):
 
     hard, soft = resource.getrlimit(resource.RLIMIT_AS)[1], resource.getrlimit(resource.RLIMIT_AS)[0]
     before = signal.signal(signal.SIGALRM, late)
-    faulthandler.dump_traceback_later(6 * seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=sys.__stderr__)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         if memory and (size := address_space()):
@@ -104,7 +104,7 @@ def run(command, argv, folder):
     `folder` is new or changed."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
     before = listing(folder)
-    with within(60), redirect_stdout(out), redirect_stderr(err):
+    with within(), redirect_stdout(out), redirect_stderr(err):
         try:
             code = run_command(command, argv)
         except SystemExit as asked_for_help:

@@ -122,7 +122,7 @@ def test_a_child_steps_when_told_to(monkeypatch):
     with step.process("minisl", "tiny", "sltrain") as ask:
         first, second = ask(), ask()
     assert second["loss"] < first["loss"]
-    assert 0 < second["seconds"] < 60
+    assert second["seconds"] > 0
     assert second["peak"] is None or second["peak"] > 1e7
 
 

@@ -24,7 +24,7 @@ def python(*argv, site="", path="", **env):
         (path / "sitecustomize.py").write_text(site)
     inherited = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", blas.KEEP)}
     return subprocess.run([sys.executable, *argv], env={**inherited, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}", **env},
-                          text=True, capture_output=True, timeout=60)
+                          text=True, capture_output=True, timeout=600)
 
 
 # What is found
@@ -188,12 +188,16 @@ def test_doctor_measures_before_it_prescribes(monkeypatch, rate, end):
 
 @can_restart
 def test_doctor_finds_older_kernels():
-    lines = []
-    while len(lines) < 5 and "; fix: " not in "".join(lines):  # the machine may be busy with something else
-        done = python("-c", "from minisl import doctor; print(doctor.blas_line())", OPENBLAS_CORETYPE="Nehalem")
-        lines += done.stdout.splitlines()
-    assert ", kernels for Nehalem, " in lines[-1]
-    assert f"; fix: export OPENBLAS_CORETYPE={BETTER} (" in lines[-1]
+    """Both are measured, and then said to be ten times as fast: here the machine may be busy with something else."""
+    program = """if True:
+        from minisl import doctor
+        rate, measured = doctor.gemm_rate(), doctor.gemm_rate_with
+        doctor.gemm_rate, doctor.gemm_rate_with = lambda: rate, lambda kernels: 10 * rate * (measured(kernels) > 0)
+        print(doctor.blas_line())
+    """
+    [line] = python("-c", program, OPENBLAS_CORETYPE="Nehalem").stdout.splitlines()
+    assert ", kernels for Nehalem, " in line
+    assert f"; fix: export OPENBLAS_CORETYPE={BETTER} (" in line
 
 
 def test_doctor_finds_nothing_where_openblas_has_picked_well(monkeypatch):

@@ -2,6 +2,9 @@
 
 import json
 import math
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,7 +217,8 @@ def test_streams_are_refused(tmp_path, capsys):
 def test_seconds_become_steps(tmp_path, monkeypatch):
     """As many as fit, the same number for every run of a method; and step_seconds is a time."""
     entry = Entry("full", job(tmp_path))
-    assert 0 < weigh.step_seconds(entry.settings(0.01, 1)) < 1
+    monkeypatch.setattr(weigh, "time", SimpleNamespace(perf_counter=partial(next, count(0, 0.25))))
+    assert weigh.step_seconds(entry.settings(0.01, 1)) == 0.25
     monkeypatch.setattr(grid, "step_seconds", lambda settings: 0.1)
     comparison = Comparison(tmp_path, [entry], [0.01], [1, 2], seconds=3)
     assert comparison.prepare(entry, 0.01, 1, None)[0].steps == 30

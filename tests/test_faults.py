@@ -315,7 +315,7 @@ def test_sigterm_in_a_process(tmp_path):
     assert (other.returncode, other.stderr) == (
         2, f"error: --resume {tmp_path / 'run'}: process {process.pid} is at work there; wait for it, or choose another folder\n")
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     assert f"--resume {tmp_path / 'run'}\n" in out
     assert "Traceback" not in err
@@ -450,7 +450,7 @@ def test_who_is_refused_removes_nothing(tmp_path):
     with alone_in(tmp_path / "run", worthless=lambda: True):
         thread = threading.Thread(target=second)
         thread.start()
-        thread.join(10)
+        thread.join(600)
         assert entered.is_set()
         assert (tmp_path / "run" / "lock").exists()
 

@@ -268,7 +268,7 @@ def test_any_header_is_read_or_refused():
             data[:8] = draw(st.integers(0, 2**64 - 1)).to_bytes(8, "little")
         return bytes(data)
 
-    @settings(max_examples=EXAMPLES, deadline=5000, database=None, derandomize=EXAMPLES < 2000,
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES < 2000,
               suppress_health_check=list(HealthCheck))
     @given(files())
     def any_header(content):

@@ -29,12 +29,10 @@ def broken(tmp_path):
     return folder
 
 
-def test_import_takes_less_than_300_ms():
-    program = "import time; start = time.perf_counter(); import minisl; print(time.perf_counter() - start)"
-    seconds = []
-    while len(seconds) < 20 and min(seconds, default=1) >= 0.3:  # the machine may be busy with something else
-        seconds.append(float(python("-c", program).stdout))
-    assert min(seconds) < 0.3
+def test_importing_loads_few_modules_beside_numpy():
+    """Counted, as the time they take is the machine's."""
+    program = "import sys, numpy; before = len(sys.modules); import minisl; print(len(sys.modules) - before)"
+    assert int(python("-c", program).stdout) < 100
 
 
 @pytest.mark.parametrize("module", ["minisl", "minisl.train", "minisl.evaluate", "minisl.generate", "minisl.config"])

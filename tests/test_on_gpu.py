@@ -23,7 +23,7 @@ extern "C" int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
 # A Python that only says that it tests, trains and measures
 PYTHON = """#!/bin/bash
 case "$*" in
-*pytest*) [ -n "$WAIT" ] && exec sleep 30; echo "a | b"; echo "3 passed in 0.1s"; exit ${PYTEST_CODE:-0} ;;
+*pytest*) [ -n "$WAIT" ] && exec sleep 3600; echo "a | b"; echo "3 passed in 0.1s"; exit ${PYTEST_CODE:-0} ;;
 *minisl.train*) echo trained ;;
 *minisl.bench*)
     while [ $# -gt 0 ]; do [ "$1" = --out ] && folder=$2; shift; done
@@ -43,7 +43,7 @@ echo "========= ERROR SUMMARY: 0 errors"
 def run(**environment):
     clean = {k: v for k, v in os.environ.items() if k not in ("OUT", "PYTHON", "TIME_LIMIT", "PYTHONPATH")}
     return subprocess.run([str(SCRIPT)], env={**clean, "PYTHON": sys.executable, **environment}, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=600)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_every_part_runs_and_is_reported(machine, tmp_path):
     assert parts(text) == dict.fromkeys(
         ("gpu tests", "training run", "benchmark", "memcheck", "racecheck", "synccheck", "initcheck"), "passed")
     assert "NVIDIA Stand-in 1, 580.1, 1 MiB; Python 3" in text
-    assert re.search(r"\| gpu tests \| passed \| \d \| 3 passed in 0.1s \|", text)
+    assert re.search(r"\| gpu tests \| passed \| \d+ \| 3 passed in 0.1s \|", text)
     assert text.endswith("## Benchmark\n\n| ms |\n")
     assert measured.read_text() == "{}\n"
     assert log.read_text().count("3 passed") == 5
@@ -124,8 +124,8 @@ def test_time_has_an_end(machine, tmp_path):
     assert done.returncode == 1
     [report] = (tmp_path / "out").glob("*.md")
     found = parts(report.read_text())
-    assert found["gpu tests"] == "failed: not done after 1 s"
-    assert found["initcheck"].startswith(("failed: not done after", "not run: time was up"))
+    for part in ("gpu tests", "initcheck"):
+        assert found[part].startswith(("failed: not done after", "not run: time was up"))
 
 
 @needs_compiler

@@ -39,7 +39,7 @@ def test_each_uses_that_many_threads(threads):
 
     def work(begin, end):
         seen.add(threading.get_ident())
-        meet.wait(timeout=5)  # nobody can take two
+        meet.wait(timeout=600)  # nobody can take two
 
     with using_threads(threads):
         each(work, threads, 1)
@@ -110,7 +110,7 @@ def test_each_from_two_threads_at_once():
         for t in threads:
             t.start()
         for t in threads:
-            t.join(timeout=60)
+            t.join(timeout=600)
     assert not any(t.is_alive() for t in threads)
     assert (counts[:3] == 20).all()
     assert errors == [3] * 20

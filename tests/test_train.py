@@ -197,7 +197,7 @@ def test_ctrl_c_in_a_process_saves_and_the_run_goes_on_bit_for_bit(tmp_path):
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert f"--resume {tmp_path / 'run'}\n" in out
     assert "Traceback" not in err

@@ -28,7 +28,7 @@ def together(n, argv, code=0, **more):
     """(stdout, lines on stderr) of n processes that end with this code, in time."""
     process = start(n, argv, **more)
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         process.terminate()
         pytest.fail(f"{n} processes hang: {process.communicate()}")
@@ -129,7 +129,7 @@ def test_sigterm_to_mpiexec_saves_and_the_run_goes_on(tmp_path):
         time.sleep(0.02)
     for pid in children(process.pid):  # as a queue does, which signals every process of the job
         os.kill(pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     assert "stopped at step " in out
     assert steps(tmp_path / "run")[-1] == read(log)[-1]["step"]
@@ -165,7 +165,7 @@ sys.exit(run_command(train.main))
 def test_one_that_fails_ends_all_with_its_error(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     process = start(2, job(tmp_path, **SHARED), program=(tmp_path / "failing.py",))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "error: process 1 of 2: ZeroDivisionError: on purpose" in err
     assert checkpoint.load_state(tmp_path / "run")["step"] == 0
@@ -184,7 +184,7 @@ def test_pretrain_in_a_script_that_fails_in_one_ends_all(tmp_path):
     """Without a guard of its own; and rollbacks, which all make alike, do not."""
     (tmp_path / "script.py").write_text(FAILING.rpartition("sys.exit")[0] + PRETRAIN)
     process = start(2, job(tmp_path, **SHARED), program=(tmp_path / "script.py",))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "error: process 1 of 2: ZeroDivisionError: on purpose" in err
 
@@ -221,7 +221,7 @@ def test_one_that_is_killed_ends_all(tmp_path):
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 7):
         time.sleep(0.02)
     os.kill(children(process.pid)[-1], signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode not in (0, None)
     assert checkpoint.load_state(tmp_path / "run")["step"] >= 3
 

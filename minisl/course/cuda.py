@@ -24,7 +24,8 @@ from minisl.errors import InputError
 from minisl.kernels.cuda import emulator, signature
 
 RECORDS = 1 << 20  # accesses that are counted; a launch with more is refused
-COMPILE_SECONDS = 20
+COMPILE_SECONDS = 20  # of computing
+PATIENCE = 10  # times as many seconds may pass on a machine that is busy with something else
 APART = 1 << 16  # bytes around each array, so that an index past its end does not meet another array
 KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "CXX", "LD_LIBRARY_PATH", "TMPDIR")  # of the environment, for the other process
 
@@ -48,6 +49,7 @@ ADVICE = {
     emulator.BarrierDivergence: "\nEvery thread of a block must come to each __syncthreads(), not only those in an `if`.",
     emulator.UndefinedBehaviour: "\nIs it an index? Compare each with its size in the declaration, from left to right.",
 }
+ENDLESS = "\nIs it a counter: does a loop never end? Or is a number too large for its type?"
 BETWEEN_BLOCKS = "\nNo barrier reaches across blocks: is blockIdx used in the index? Otherwise use atomicAdd."
 
 
@@ -165,7 +167,7 @@ def described(a):
 
 def ask(kernel, header, data, seconds):
     """(the answer, the arrays' bytes) of another process."""
-    home, most = str(Path(__file__).parents[2]), COMPILE_SECONDS + 2 * seconds
+    home, most = str(Path(__file__).parents[2]), PATIENCE * (COMPILE_SECONDS + seconds)
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment["LC_ALL"] = "C"  # the compiler's messages in English
     environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -211,8 +213,9 @@ def main():
 
 def advice(fault):
     """What to look for after a fault, in words."""
-    between_blocks = type(fault) is emulator.Race and "blocks are ordered" in fault.what
-    return BETWEEN_BLOCKS if between_blocks else ADVICE.get(type(fault), "")
+    if type(fault) is emulator.Race and "blocks are ordered" in fault.what:
+        return BETWEEN_BLOCKS
+    return ENDLESS if "an integer" in fault.what and "overflows" in fault.what else ADVICE.get(type(fault), "")
 
 
 def launch(asked, data):
@@ -241,10 +244,11 @@ def arguments(descriptions, data):
 
 
 def limit(seconds):
-    """From now on this process ends after so many seconds of computing, and has no more than 8 GB."""
+    """From now on this process ends after so many seconds of computing, and has no more than 8 GB; the compiler has its own."""
     import resource
 
-    for what, most in ((resource.RLIMIT_AS, 8 << 30), (resource.RLIMIT_CORE, 0)):
+    limits = {resource.RLIMIT_AS: 8 << 30, resource.RLIMIT_CPU: COMPILE_SECONDS + seconds, resource.RLIMIT_CORE: 0}
+    for what, most in limits.items():
         allowed = resource.getrlimit(what)[1]
         most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
         resource.setrlimit(what, (most, most))

@@ -1,7 +1,7 @@
 """The engine's structure. Each test is named after a mistake that some teaching engine makes."""
 
 import gc
-import time
+import sys
 import weakref
 from unittest.mock import patch
 
@@ -16,10 +16,16 @@ def leaf(*values):
     return Tensor(np.array(values, np.float64), requires_grad=True)
 
 
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def calls(function):
+    """How many Python functions it calls: as many on any machine."""
+    events = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return events.count("call")
 
 
 def test_recursion_over_a_long_chain():
@@ -40,7 +46,7 @@ def test_visiting_a_node_once_per_path():
         y.sum().backward()
         assert x.grad.tolist() == [2.0**16]
 
-    assert min(seconds(run) for _ in range(5)) < 0.010
+    assert calls(run) < 1000
 
 
 def test_visiting_a_node_before_all_its_users():
@@ -125,7 +131,7 @@ def test_slow_residual_stream(rng):
         y.sum().backward()
         np.testing.assert_allclose(x.grad, 1.5**24, rtol=1e-5)
 
-    assert min(seconds(run) for _ in range(5)) < 0.050
+    assert calls(run) < 3000
 
 
 def test_second_backward_through_a_used_graph():

@@ -1,4 +1,4 @@
-"""The course as it is committed: its solutions have all points, its release none, and grading a student does not take long."""
+"""The course as it is committed: its solutions have all points, its release none."""
 
 import os
 import shutil
@@ -15,7 +15,6 @@ pytest.importorskip("nbgrader", reason="needs the extra `course`")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="grading forks")
 NAMES = grading.assignments()
 ANSWERS = Path(__file__).parent / "answers"
-MINUTES = 3
 
 
 def notebook(name, kind):
@@ -32,11 +31,12 @@ def grade(name, kind, folder, student=""):
 
 
 @pytest.fixture(scope="module")
-def solved(tmp_path_factory):
-    """Outcomes of the solutions, and the seconds it took to grade them."""
+def solved(tmp_path_factory, took):
+    """Outcomes of the solutions."""
     started = time.perf_counter()
     outcomes = {name: grade(name, "source", tmp_path_factory.mktemp("course")) for name in NAMES}
-    return outcomes, time.perf_counter() - started
+    took["grading five assignments"] = time.perf_counter() - started
+    return outcomes
 
 
 def test_there_are_five():
@@ -45,12 +45,8 @@ def test_there_are_five():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_have_all_points(name, solved):
-    assert [(outcome.task, outcome.earned, outcome.message) for outcome in solved[0][name]] == [
-        (outcome.task, outcome.points, "") for outcome in solved[0][name]]
-
-
-def test_a_student_is_graded_in_minutes(solved):
-    assert solved[1] < 60 * MINUTES
+    assert [(outcome.task, outcome.earned, outcome.message) for outcome in solved[name]] == [
+        (outcome.task, outcome.points, "") for outcome in solved[name]]
 
 
 @pytest.mark.parametrize("name", NAMES)

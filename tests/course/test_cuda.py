@@ -49,6 +49,13 @@ def test_what_would_hide_something_from_the_filter(old, new):
         run(TWICE.replace(old, new))
 
 
+@pytest.mark.parametrize("constant", [
+    "static const float a = sqrtf(2.f);", "static float a[8], *b = a + 3;", "__constant__ float4 a = make_float4(1, 2, 3, 4), b[2];",
+    "static const int a = min(3, 4);", "struct A { int b = 1; float c = 2; }; static A a[4];"])
+def test_a_constant_may_stand_outside_of_a_kernel(constant):
+    run(f"{constant}\n{TWICE}")
+
+
 def test_each_order_begins_with_what_was_given():
     x, y, _ = run(TWICE.replace("y[k] = 2", "y[k] += 2"))
     np.testing.assert_array_equal(y, 2 * x)
@@ -60,9 +67,13 @@ def test_each_order_begins_with_what_was_given():
     ("y[k]", "y[threadIdx.x]", "(?s)Race.*is blockIdx used in the index"),
     ("if (k < n)", "__shared__ float a[4]; a[k] = 0; if (k < n)", "(?s)UndefinedBehaviour.*size in the declaration"),
     ("if (k < n)", "if (k < 7) __syncthreads(); if (k < n)", "Every thread of a block must come to each"),
-    ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),
+    ("if (k < n)", "for (;;)", "does a loop never end"),
     ("if (k < n)", "for (;;) __syncthreads();", "does a loop never end"),
-    ("extern", "static int w() { for (volatile int q = 0;; ++q); }\nstatic int q = w();\nextern", "does a loop never end"),
+    ("if (k < n)", "for (volatile int q = 0;; ++q)", "does a loop never end"),  # the limit or the overflow
+    ("if (k < n)", "for (volatile int q = 0x7ffffff0;; ++q)", "an integer sum that overflows(?s:.*)does a loop never end"),
+    *(("extern", f"static int w() {{ {loop} }}\nstatic int q = w();\nextern", r"cu:3: error: .*nothing runs before the kernel")
+      for loop in ("for (volatile int q = 0;; ++q);", "for (volatile int q = 0x7ffffff0;; ++q);", "for (;;) __syncthreads();")),
+    ("if (k < n)", "volatile float a[100000]; a[k] = 1; if (k < n)", "the frame size of 400000 bytes is larger"),
     ("x[k];", "x[k]", r"twice.cu:4:\d+: error: .*\n *if \(k < n\)"),
     ("y[k] = ", "atomicAdd(y[k], 1.f); y[k] = ", r"(?s)cu:4:\d+: .*atomicAdd\(float&.*an address: &d\[k\]\n *if"),
     ("2 * x[k];", "2 * x[k]\n__syncthreads();", "(?s)cu:4:.*before '__syncthreads'\n *if"),

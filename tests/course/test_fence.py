@@ -16,7 +16,7 @@ def behind(program):
     """What a program prints that has shut itself in: its lines."""
     start = "import ctypes, os, resource, socket, threading\nfrom minisl.course import fence\nassert fence.seccomp()\n"
     start += "libc = ctypes.CDLL(None, use_errno=True)\n"
-    done = subprocess.run([sys.executable, "-c", start + textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", start + textwrap.dedent(program)], capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout.split(), done.stderr
 
 

@@ -1,12 +1,10 @@
 """Token shards: what is in them, how they are written, what training reads from them, and what is refused."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
@@ -272,17 +270,26 @@ def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("hangup")
 def test_killed_half_way_nothing_has_the_name(tmp_path, end):
     """And what can be answered leaves nothing at all."""
-    with open(tmp_path / "a.jsonl", "w") as file:
-        for _ in range(100):
-            file.writelines(json.dumps({"text": f"{text} {os.urandom(400).hex()}"}) + "\n" for text in DOCUMENTS)
-    argv = ["prepare", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--tokenizer", "bytes", "--workers", "1",
-            "--shard-tokens", "100000"]
-    child = subprocess.Popen([sys.executable, "-m", "minisl.data", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 30
-    while not (tmp_path / "out.preparing" / "tokens-00001.npy").exists() and child.poll() is None and time.time() < deadline:
-        time.sleep(0.01)
+    argv = ["prepare", str(folder()), "--out", str(tmp_path / "out"), "--tokenizer", "bytes", "--workers", "1",
+            "--shard-tokens", "9000"]
+    program = f"""if True:
+        import sys, time
+        import numpy as np
+        from minisl.command import run_command
+        from minisl.data import __main__ as command
+        real = np.save
+        def save(file, array):
+            if "documents-00001" in file.name:
+                print("half way", flush=True)
+                time.sleep(3600)
+            real(file, array)
+        np.save = save
+        sys.exit(run_command(command.main, {argv}))
+    """
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "half way\n" in child.stdout
     child.send_signal(end)
-    _, err = child.communicate(timeout=30)
+    _, err = child.communicate(timeout=600)
     assert child.returncode == (-end if end == signal.SIGKILL else 130), err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()

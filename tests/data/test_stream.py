@@ -5,6 +5,7 @@ import gc
 import gzip
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -283,17 +284,27 @@ def check_workers():
 
 
 def test_tokenised_no_further_ahead_than_the_queue(monkeypatch):
-    taken = []
+    taken, at_rest = [], threading.Event()
+
+    class Queue(queue.Queue):
+        def put(self, *args, **more):
+            try:
+                super().put(*args, **more)
+            except queue.Full:
+                at_rest.set()
+                raise
 
     def chunks():
         for n in range(1000):
             taken.append(n)
             yield n, ["text"]
+        at_rest.set()
 
+    monkeypatch.setattr(workers.queue, "Queue", Queue)
     pool = workers.Pool(byte_level(), chunks(), 2)
     answers = iter(pool)
     assert next(answers)[0] == 0
-    time.sleep(1)
+    assert at_rest.wait(600)
     assert len(taken) <= 2 * workers.AHEAD + 3
     pool.close()
 
@@ -360,10 +371,10 @@ for k in range(1, 10**9):
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert running(pids) == pids
     parent.send_signal(end)
-    _, err = parent.communicate(timeout=30)
+    _, err = parent.communicate(timeout=600)
     assert parent.returncode != 0
     assert ("KeyboardInterrupt" in err) == (end == signal.SIGINT)  # its own, nothing from the workers
-    deadline = time.time() + 10
+    deadline = time.time() + 300
     while running(pids) and time.time() < deadline:
         time.sleep(0.05)
     assert not running(pids)
@@ -375,7 +386,7 @@ from minisl.data import open_data
 data = open_data([{str(folder())!r}], "bytes", 257, batch_size=4, seq_len=20, workers=2)
 data.batches(0)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
 
 

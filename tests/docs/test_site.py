@@ -133,7 +133,9 @@ def browser(site):
         try:
             with sync_api.sync_playwright() as playwright:
                 chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-                yield check.Browser(chromium.new_page(), f"http://127.0.0.1:{server.server_port}")
+                tab = chromium.new_page()
+                tab.set_default_timeout(600_000)
+                yield check.Browser(tab, f"http://127.0.0.1:{server.server_port}")
                 chromium.close()
         finally:
             server.shutdown()

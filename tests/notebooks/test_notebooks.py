@@ -53,10 +53,9 @@ def test_it_says_what_for_and_ends_with_exercises(name):
     assert len(build.ANSWER.findall(exercises)) == 3
 
 
-def test_it_runs_and_nothing_in_it_is_stale(name):
+def test_it_runs_and_nothing_in_it_is_stale(name, took):
     fresh = build.with_answers(build.read(name))
-    seconds = build.run(fresh)
-    assert seconds < 180, f"{seconds:.0f} s"
+    took[f"notebook {name}"] = build.run(fresh)
     assert not quotes.unfounded(answers_only(fresh, committed(name)))
     fresh.cells = [cell for cell in fresh.cells if "answer" not in quotes.tags(cell)]
     written_with = sys.version_info[:2] == (3, 11)  # the text that models train on is the documentation of this Python

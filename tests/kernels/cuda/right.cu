@@ -152,8 +152,3 @@ extern "C" __global__ void warp_sums(const float* x, float* y) {  // 40 threads:
 }
 
 extern "C" __global__ void stat(float* x) { x[threadIdx.x] = 7; }
-
-extern "C" __global__ void long_work(float* x) {
-    for (int i = 0; i < 10000; ++i)
-        x[blockIdx.x * blockDim.x + threadIdx.x] += 1;
-}

@@ -14,7 +14,8 @@ from minisl.errors import InputError
 
 HEADER, MACHINE = (Path(__file__).parent / name for name in ("cuda_on_cpu.h", "machine.h"))
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE",
-         "-Wno-unknown-pragmas", "-fsanitize=thread", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr"]
+         "-Wno-unknown-pragmas", "-fsanitize=thread", "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=vptr",
+         "-Werror=frame-larger-than=65536"]  # half a thread's stack
 DYNAMIC_SHARED = re.compile(r"extern\s+__shared__\s+([\w\s]+?)\s+(\w+)\s*\[\s*\]\s*;")
 
 
@@ -53,16 +54,33 @@ def build(code, defines, name, kernels):
         raise InputError(f"compiled kernels are kept in {folder}, which cannot be written ({error.strerror}); "
                          "fix: set XDG_CACHE_HOME to a folder that can") from None
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        compiled, linked = f"{scratch}/kernel.o", f"{scratch}/kernel.so"
-        done = subprocess.run([*command, "-include", str(HEADER), "-x", "c++", "-c", "-", "-o", compiled], input=text, text=True,
-                              capture_output=True)
-        if done.returncode:
-            raise CompileError(next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr))
-        # linked without -fsanitize: the calls it put in are answered by the header, not by its libraries
-        # -Bsymbolic: a kernel named as a function of the C library is still the one that runs
-        subprocess.run([compiler(), "-shared", "-Wl,-Bsymbolic", compiled, "-o", linked], check=True, capture_output=True)
+        linked = link(command, text, f"{scratch}/kernel")
+        if initialiser(linked):
+            plain = link([*command, "-O0"], text, f"{scratch}/plain")  # each statement keeps its line
+            line = min(filter(None, lines(plain, initialiser(plain))), default=1)
+            raise CompileError(f"{name}:{line}: error: this variable's first value must be computed, and on a GPU nothing runs "
+                               "before the kernel; give it a constant, or compute it in the kernel")
         os.replace(linked, library)
     return library
+
+
+def link(command, text, path):
+    """Compile a text; the path of the library that it becomes. Raises CompileError."""
+    done = subprocess.run([*command, "-include", str(HEADER), "-x", "c++", "-c", "-", "-o", f"{path}.o"], input=text, text=True,
+                          capture_output=True)
+    if done.returncode:
+        raise CompileError(next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr))
+    # linked without -fsanitize: the calls it put in are answered by the header, not by its libraries
+    # -Bsymbolic: a kernel named as a function of the C library is still the one that runs
+    subprocess.run([command[0], "-shared", "-Wl,-Bsymbolic", f"{path}.o", "-o", f"{path}.so"], check=True, capture_output=True)
+    return f"{path}.so"
+
+
+def initialiser(path):
+    """The addresses of the code that g++ has run when the library is loaded: where no kernel runs yet, nothing is watched."""
+    return tuple(at for begin, size, name in symbols(path)
+                 if name.startswith(("_GLOBAL__sub_I_", "__static_initialization"))
+                 for at in range(begin, begin + size))
 
 
 @cache

@@ -19,8 +19,8 @@
 
 #define CU_VECTOR(T, name)                                                                        \
     typedef cu::Vector<T, 2> name##2; typedef cu::Vector<T, 4> name##4;                           \
-    CU_PLAIN static inline name##2 make_##name##2(T x, T y) { return name##2(x, y); }             \
-    CU_PLAIN static inline name##4 make_##name##4(T x, T y, T z, T w) { return name##4(x, y, z, w); }
+    CU_PLAIN static constexpr name##2 make_##name##2(T x, T y) { return name##2(x, y); }             \
+    CU_PLAIN static constexpr name##4 make_##name##4(T x, T y, T z, T w) { return name##4(x, y, z, w); }
 CU_VECTOR(float, float) CU_VECTOR(int, int) CU_VECTOR(unsigned, uint) CU_VECTOR(unsigned char, uchar)
 
 #define CU_KERNEL(name) extern "C" const cu::Fault* cu_launch_##name(const unsigned* grid, const unsigned* shape,               \
@@ -106,8 +106,8 @@ CU_ATOMIC(atomicCAS, (int line, T* p, U expected, U v), if (old == (T)expected) 
 #define atomicExch(...) cu_atomicExch(__LINE__, __VA_ARGS__)
 #define atomicCAS(...) cu_atomicCAS(__LINE__, __VA_ARGS__)
 
-template <class A, class B> inline auto min(A a, B b) -> std::common_type_t<A, B> { return a < b ? a : b; }
-template <class A, class B> inline auto max(A a, B b) -> std::common_type_t<A, B> { return a > b ? a : b; }
+template <class A, class B> constexpr auto min(A a, B b) -> std::common_type_t<A, B> { return a < b ? a : b; }
+template <class A, class B> constexpr auto max(A a, B b) -> std::common_type_t<A, B> { return a > b ? a : b; }
 template <class T> inline T __ldg(const T* p) { return *p; }
 static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 static inline int __ffs(int v) { return __builtin_ffs(v); }

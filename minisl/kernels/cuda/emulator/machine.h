@@ -147,8 +147,8 @@ template <class T, int N> struct Components;
 template <class T> struct Components<T, 2> { T x = 0, y = 0; };
 template <class T> struct Components<T, 4> { T x = 0, y = 0, z = 0, w = 0; };
 template <class T, int N> struct alignas(sizeof(T) * N) Vector : Components<T, N> {
-    CU_PLAIN Vector() {}
-    template <class... U> CU_PLAIN Vector(T x, U... rest) : Components<T, N>{x, (T)rest...} {}
+    CU_PLAIN constexpr Vector() {}
+    template <class... U> CU_PLAIN constexpr Vector(T x, U... rest) : Components<T, N>{x, (T)rest...} {}
     CU_PLAIN __attribute__((noinline)) Vector(const Vector& v) {
         access(&v, sizeof v, READ, 0, (uintptr_t)__builtin_return_address(0));
         memcpy((void*)this, &v, sizeof v);
