@@ -33,14 +33,14 @@ def matmul(a, b):
 
 def cross_entropy(logits, labels):
     logits, losses = np.ascontiguousarray(logits), np.empty(len(logits), logits.dtype)
-    logsumexp = np.empty(len(logits), logits.dtype)
-    share(rows.cross_entropy, len(logits), logits.size, logits, labels)(losses, logsumexp)
-    return losses.sum(), logsumexp
+    kept = np.empty((2, len(logits)), logits.dtype)
+    share(rows.cross_entropy, len(logits), logits.size, logits, labels)(losses, kept)
+    return losses.sum(), kept
 
 
-def cross_entropy_backward(scale, logits, labels, logsumexp):
+def cross_entropy_backward(scale, logits, labels, kept):
     dz = np.array(logits, order="C")
-    share(rows.cross_entropy_backward, len(dz), dz.size, dz.dtype.type(scale), labels, logsumexp)(dz)
+    share(rows.cross_entropy_backward, len(dz), dz.size, dz.dtype.type(scale), labels, kept)(dz)
     return dz
 
 
@@ -48,7 +48,7 @@ def linear_cross_entropy(x, weight, labels, scale):
     """Logits of a slice of tokens at a time, turned into their gradient where they stand"""
     x, step = np.ascontiguousarray(x), max(64, LOGITS // len(weight) // 64 * 64)
     buffer, scale = np.empty((min(step, len(x)), len(weight)), x.dtype), x.dtype.type(scale)
-    losses, logsumexp = np.empty((2, len(x)), x.dtype)
+    losses, kept = np.empty(len(x), x.dtype), np.empty((2, len(x)), x.dtype)
     dx, dweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, x.dtype)
     for n in range(0, max(len(x), 1), step):  # once where there is no token: dweight is 0 then
         m = min(step, len(x) - n)
@@ -57,9 +57,9 @@ def linear_cross_entropy(x, weight, labels, scale):
         def logits(begin, end, x=x[here], z=z):
             np.matmul(x, weight[begin:end].T, out=z[:, begin:end])
 
-        def gradient(begin, end, labels=labels[here], z=z, losses=losses[here], logsumexp=logsumexp[here]):
-            rows.cross_entropy(z, labels, begin, end, losses, logsumexp)
-            rows.cross_entropy_backward(scale, labels, logsumexp, begin, end, z)
+        def gradient(begin, end, labels=labels[here], z=z, losses=losses[here], kept=kept[:, here]):
+            rows.cross_entropy(z, labels, begin, end, losses, kept)
+            rows.cross_entropy_backward(scale, labels, kept, begin, end, z)
 
         def products(begin, end, x=x[here], z=z, first=n == 0, shares=shares):
             shares.append((begin, z[:, begin:end] @ weight[begin:end]))
@@ -77,7 +77,8 @@ def linear_cross_entropy(x, weight, labels, scale):
 
 def rms_norm(x, gain, eps):
     x, y, r = np.ascontiguousarray(x), np.empty(x.shape, x.dtype), np.empty((len(x), 1), x.dtype)
-    share(rows.rms_norm, len(x), x.size, x, gain, x.dtype.type(eps))(y, r[:, 0])
+    limits = np.finfo(x.dtype)
+    share(rows.rms_norm, len(x), x.size, x, gain, x.dtype.type(eps), limits.tiny / limits.eps)(y, r[:, 0])
     return y, r
 
 
@@ -142,8 +143,10 @@ def attention(q, k, v):
     return out, logsumexp
 
 
-def attention_backward(dout, q, k, v, out, logsumexp):
+def attention_backward(dout, q, k, v, out, kept):
     """The scores are computed again. A core takes all query heads of a key/value head, so that it alone adds to dK and dV."""
+    if isinstance(kept, tuple):  # what numpy_fused keeps
+        return numpy_fused.attention_backward(dout, q, k, v, out, kept)
     (B, H, Tq, d), (_, G, Tk, _) = q.shape, k.shape
     root, offset = q.dtype.type(1 / math.sqrt(d)), Tk - Tq
     dq = np.empty((B, Tq, H, d), q.dtype).swapaxes(1, 2)
@@ -152,7 +155,7 @@ def attention_backward(dout, q, k, v, out, logsumexp):
     def heads(begin, end):
         for b, g in groups(begin, end, G):
             h = slice(g.start * H // G, g.stop * H // G)
-            Q, O, L, dO, dQ = (by_group(a[b, h], g) for a in (q, out, logsumexp, dout, dq))
+            Q, O, L, dO, dQ = (by_group(a[b, h], g) for a in (q, out, kept, dout, dq))
             delta = np.ascontiguousarray(np.einsum("ghtd,ghtd->ght", dO, O))
             for i, j in blocks(Tq):
                 keys, here = j + offset, (..., slice(i, j), slice(None))
@@ -194,7 +197,6 @@ def embedding_backward(dy, ids, vocab):
 
 def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     """One pass: p, g, m and v are read once, p, m and v written once"""
-    same_shape("adamw", p, g, m, v)
     if not all(a.flags.c_contiguous for a in (p, m, v)):  # reshape would copy them, and the update be lost
         return numpy_fused.adamw(p, g, m, v, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
@@ -205,7 +207,6 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
 
 def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
     """One pass over blocks of 256; NumPy's result to the bit"""
-    same_shape("adam8bit", p, g, m, v)
     if not all(a.flags.c_contiguous for a in (p, m, v)):
         return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
@@ -217,12 +218,6 @@ def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
         rows.adam8bit(*flat, m_top, v_top, *tables, *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
 
     whole(blocks, len(m_top), p.size)
-
-
-def same_shape(name, *arrays):
-    """Raise ValueError before a kernel reads beyond an array's end."""
-    if len({a.shape for a in arrays}) > 1:
-        raise ValueError(f"{name}: weights, gradient and moments have shapes {', '.join(str(a.shape) for a in arrays)}")
 
 
 def square_sum(arrays):
