@@ -91,46 +91,57 @@ class Contract:
             self.arrays.append(Array(place, parameter, opened, axes, dtype, of, "ignored" in words, "written" in words,
                                      "None" in words))
         self.others += [(self.index, p.place, p) for p in self.arrays if p.of]
+        self.others += [(self.writable, p.place, p.name) for p in self.arrays if p.written]
+        self.places, self.known = [p.place for p in self.arrays], {}
 
     def __call__(self, *args, **named):
         """The arguments, checked: numbers as Python's, indices in a dtype that every kernel knows, positions as a Support."""
         args = list(args) if len(args) == len(self.parameters) and not named else self.bound(args, named)
-        sizes, first, dtype = {1: 1, 2: 2}, None, None
-        for p in self.arrays:
-            array = args[p.place]
-            if array is None and p.optional:
-                continue
-            if first is None:
-                first = array
-            if type(array) is not np.ndarray or type(first) is not np.ndarray:
-                self.check_type(p.name, array, args, p.of)
-            shape = array.shape
-            lead = len(shape) - len(p.axes)
-            if lead and (lead < 0 or not p.open):
-                self.refuse(p, sizes, args)
-            if p.open:
-                if sizes.setdefault("...", shape[:lead]) != shape[:lead]:
-                    self.refuse(p, sizes, args)
-                shape = shape[lead:]
-            for axis, size in zip(p.axes, shape):
-                if sizes.setdefault(axis, size) != size:
-                    self.refuse(p, sizes, args)
-            if p.of:
-                if array.dtype.kind not in "iu":
-                    raise TypeError(f"{self.name}: {p.name} must be integers, got {array.dtype}")
-            elif p.dtype or dtype:
-                if array.dtype != (p.dtype or dtype):
-                    raise TypeError(f"{self.name}: {p.name} is {array.dtype}, must be {p.dtype or dtype}"
-                                    + f" as {self.arrays[0].name} is" * (p.dtype is None))
-            else:
-                dtype = self.floating(p.name, array)
-            if p.written and not getattr(array.flags, "writeable", True):
-                raise ValueError(f"{self.name}: {p.name} is read-only, and would be written to")
+        try:
+            kinds = tuple([(type(a), a.shape, a.dtype) if a is not None else None for a in [args[i] for i in self.places]])
+            sizes = self.known.get(kinds)
+        except AttributeError:
+            sizes = kinds = None
+        if sizes is None:
+            sizes = self.sizes(args)
+            if len(self.known) > 1000:  # in generation, each token has shapes of its own
+                self.known.clear()
+            self.known[kinds] = sizes
         for take, place, name in self.others:
             args[place] = take(name, args[place], sizes, args)
         if self.name in RULES and (wrong := RULES[self.name](sizes, *args)):
             raise ValueError(f"{self.name}: {wrong}")
         return args
+
+    def sizes(self, args):
+        """Size by axis, once the arrays are found to fit. Once for each combination of shapes: the next call finds it in `known`."""
+        sizes, first, dtype = {1: 1, 2: 2}, args[self.places[0]] if self.places else None, None
+        for p in self.arrays:
+            array = args[p.place]
+            if array is None and p.optional:
+                continue
+            self.check_type(p.name, array, first, p.of)
+            shape = array.shape
+            lead = len(shape) - len(p.axes)
+            if lead < 0 or (lead and not p.open):
+                self.refuse(p, sizes, args)
+            if p.open:
+                sizes.setdefault("...", shape[:lead])
+            if p.open and sizes["..."] != shape[:lead]:
+                self.refuse(p, sizes, args)
+            for axis, size in zip(p.axes, shape[lead:]):
+                if sizes.setdefault(axis, size) != size:
+                    self.refuse(p, sizes, args)
+            if p.of:
+                if array.dtype.kind not in "iu":
+                    raise TypeError(f"{self.name}: {p.name} must be integers, got {array.dtype}")
+            elif wanted := p.dtype or dtype:
+                if array.dtype != wanted:
+                    raise TypeError(f"{self.name}: {p.name} is {array.dtype}, must be {wanted}"
+                                    + f" as {self.arrays[0].name} is" * (p.dtype is None))
+            else:
+                dtype = self.floating(p.name, array)
+        return sizes
 
     def bound(self, args, named):
         """All arguments in order; those that may be left out are None."""
@@ -148,14 +159,13 @@ class Contract:
         others = ", ".join(f"{o.name} {args[o.place].shape}" for o in self.arrays if o.place < p.place)
         raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, must be ({wanted})" + f" beside {others}" * bool(others))
 
-    def check_type(self, name, array, args, index=""):
+    def check_type(self, name, array, first, index=""):
         """Raise TypeError for what is no array, or not in the memory that the first is in; an index may come from the host."""
         if not is_array(array):
             raise TypeError(f"{self.name}: {name} must be an array, got {type(array).__name__}")
-        first = args[self.arrays[0].place] if self.arrays else array
         there, here = array_module(array).__name__, array_module(first).__name__
         if there != here and not (index and there == "numpy"):
-            raise TypeError(f"{self.name}: {name} is an array of {there}, {self.arrays[0].name} one of {here}")
+            raise TypeError(f"{self.name}: {name} is an array of {there}, must be one of {here}")
 
     def floating(self, name, array):
         if array.dtype.kind != "f" or not array.dtype.isnative:
@@ -177,19 +187,17 @@ class Contract:
             value = value.reshape(())
         return value if is_array(value) and array_module(value) is not np else self.number(name, value)
 
-    def count(self, name, value, sizes, args):
+    def count(self, name, value, *_, least=0):
         try:
-            sizes[name] = operator.index(value)
+            value = operator.index(value)
         except TypeError:
             raise TypeError(f"{self.name}: {name} must be a whole number, got {type(value).__name__}") from None
-        if sizes[name] < 0:
-            raise ValueError(f"{self.name}: {name} is {value}, must be at least 0")
-        return sizes[name]
+        if value < least:
+            raise ValueError(f"{self.name}: {name} is {value}, must be at least {least}")
+        return value
 
-    def step(self, name, value, sizes, args):
-        if self.count(name, value, sizes, args) == 0:
-            raise ValueError(f"{self.name}: {name} is 0; steps are counted from 1")
-        return sizes[name]
+    def step(self, name, value, *_):
+        return self.count(name, value, least=1)
 
     def flag(self, name, value, *_):
         return bool(value)
@@ -207,7 +215,7 @@ class Contract:
         if not isinstance(value, tuple | list):
             raise TypeError(f"{self.name}: {name} must be a list of arrays, got {type(value).__name__}")
         for array in value:
-            self.check_type(name, array, value)
+            self.check_type(name, array, value[0])
             self.floating(name, array)
         return list(value)
 
@@ -216,7 +224,7 @@ class Contract:
         if not isinstance(value, tuple | list) or [getattr(table, "shape", 0) for table in value] != [(256,)] * 2:
             raise ValueError(f"{self.name}: {name} must be two arrays of shape (256,)")
         for table in value:
-            self.check_type(name, table, args)
+            self.check_type(name, table, args[0])
             if table.dtype != np.float32:
                 raise TypeError(f"{self.name}: {name} must be float32, got {table.dtype}")
         return tuple(value)
@@ -228,7 +236,7 @@ class Contract:
         wanted = [(B, K, H // max(K, 1), Tk, Tq), (B, K, H // max(K, 1), Tq, 1)] if many else [(B, H, Tq)]
         found = []
         for array in value if many else (value,):
-            self.check_type(name, array, args)
+            self.check_type(name, array, args[0])
             if array.dtype != args[0].dtype:
                 raise TypeError(f"{self.name}: {name} is {array.dtype}, must be {args[0].dtype} as dout is")
             found.append(array.shape)
@@ -243,15 +251,21 @@ class Contract:
                 raise TypeError(f"{self.name}: {name} must be a Support, got {type(value).__name__}")
             value = Support(value, (sizes["out"], sizes["in"]))
         for axis, size in zip(("nnz", "out", "in"), (len(value), *value.shape)):
-            if sizes.setdefault(axis, size) != size:
+            if sizes.get(axis, size) != size:
                 p = next(p for p in self.arrays if axis in p.axes)
                 raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, the support {len(value)} positions in a "
                                  f"{value.shape[0]} x {value.shape[1]} matrix")
-        self.check_type(name, value.index, args)
+        if type(value.index) is not type(args[self.places[0]]):
+            self.check_type(name, value.index, args[self.places[0]])
         return value
 
+    def writable(self, name, array, *_):
+        if not getattr(array.flags, "writeable", True):
+            raise ValueError(f"{self.name}: {name} is read-only, and would be written to")
+        return array
+
     def index(self, p, array, sizes, args):
-        limit = sizes[p.of]
+        limit = sizes[p.of] if p.of in sizes else args[self.parameters.index(p.of)]
         if isinstance(array, np.ndarray) and array.size and not (array.min() >= 0 and array.max() < limit):
             outside = (array < 0) | (array >= limit)
             if p.ignored:

@@ -5,6 +5,7 @@ sequences, H heads of width d, T positions.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -65,10 +66,10 @@ def linear_cross_entropy(x, weight, labels, scale):
 
 def rms_norm(x, gain, eps):
     """(y, r) of x (N, D), r (N, 1)"""
-    xp, limits = array_module(x), np.finfo(x.dtype)
+    xp = array_module(x)
     with np.errstate(over="ignore"):
         mean = mean_product(x, x) + x.dtype.type(eps)
-    if xp is np and ((limits.tiny / limits.eps < mean) & (mean < np.inf)).all():
+    if xp is np and ((least_square(x.dtype) < mean) & (mean < np.inf)).all():
         r = mean ** -0.5
         y = x * r
     else:  # squares overflow, or vanish (on a GPU, to ask would be to wait): rows over their largest magnitude first
@@ -233,6 +234,12 @@ def square_sum(arrays):
 def mean_product(a, b):
     """mean_i a_i b_i over the last axis, which is kept with length one."""
     return array_module(a).einsum("...d,...d->...", a, b)[..., None] / a.dtype.type(a.shape[-1])
+
+
+@cache
+def least_square(dtype):
+    """A mean square below it has lost digits."""
+    return np.finfo(dtype).tiny / np.finfo(dtype).eps
 
 
 def grouped(x, kv_heads):

@@ -6,7 +6,7 @@ import numpy as np
 
 from minisl.kernels import numpy_fused
 from minisl.kernels.cpu import rows
-from minisl.kernels.numpy_fused import BLOCK
+from minisl.kernels.numpy_fused import BLOCK, least_square
 from minisl.parallel import each, even
 
 LOGITS = 1 << 23  # how many logits linear_cross_entropy holds at a time
@@ -77,8 +77,7 @@ def linear_cross_entropy(x, weight, labels, scale):
 
 def rms_norm(x, gain, eps):
     x, y, r = np.ascontiguousarray(x), np.empty(x.shape, x.dtype), np.empty((len(x), 1), x.dtype)
-    limits = np.finfo(x.dtype)
-    share(rows.rms_norm, len(x), x.size, x, gain, x.dtype.type(eps), limits.tiny / limits.eps)(y, r[:, 0])
+    share(rows.rms_norm, len(x), x.size, x, gain, x.dtype.type(eps), least_square(x.dtype))(y, r[:, 0])
     return y, r
 
 
