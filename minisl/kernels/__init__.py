@@ -26,6 +26,7 @@ from minisl.kernels.support import Support
 
 BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu",
             "cuda": "minisl.kernels.cuda", "emulator": "minisl.kernels.cuda"}
+DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32",), "emulator": ("float32",)}  # that there are kernels for
 BY_COST = ("materialised", "factored")  # "auto" is one of them
 ALGORITHMS = ("auto", *BY_COST, "fused")
 
@@ -154,7 +155,7 @@ def load_on_gpu(name, array):
 @cache
 def loaded(name):
     """The Backend of a name, made once."""
-    return Backend(name, import_module(BACKENDS[name]))
+    return Backend(name, import_module(BACKENDS[name]), DTYPES.get(name))
 
 
 @contextmanager

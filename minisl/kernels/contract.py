@@ -28,8 +28,8 @@ cross_entropy_backward  scale: factor, logits (N, V), labels (N) of V or ignored
 linear_cross_entropy    x (N, D), weight (V, D), labels (N) of V or ignored, scale: number
 rms_norm                x (N, D), gain (D), eps: number
 rms_norm_backward       dy (N, D), x (N, D), gain (D), r (N, 1)
-swiglu                  a (...), b (...)
-swiglu_backward         dy (...), a (...), b (...)
+swiglu                  a (..., F), b (..., F)
+swiglu_backward         dy (..., F), a (..., F), b (..., F)
 rope                    x (..., T, d), cos (T, d/2), sin (T, d/2)
 attention               q (B, H, Tq, d), k (B, K, Tk, d), v (B, K, Tk, d)
 attention_backward      dout (B, H, Tq, d), q (B, H, Tq, d), k (B, K, Tk, d), v (B, K, Tk, d), out (B, H, Tq, d), kept: kept
@@ -332,22 +332,26 @@ def contracts(rows=False):
 
 
 class Backend:
-    """The functions of a backend's module, each behind its contract. `module`: they themselves, unchecked."""
+    """The functions of a backend's module, each behind its contract. `module`: they themselves, unchecked.
 
-    def __init__(self, name, module):
-        self.name, self.module = name, module
+    dtypes: those that it has kernels for; left out: all.
+    """
+
+    def __init__(self, name, module, dtypes=None):
+        self.name, self.module, self.dtypes = name, module, dtypes
         for function in contracts().keys() & vars(module).keys():
-            setattr(self, function, checked(function, module))
+            setattr(self, function, self.checked(contracts()[function]))
 
     def __repr__(self):
         return f"<backend {self.name}>"
 
+    def checked(self, contract):
+        @wraps(getattr(self.module, contract.name))
+        def call(*args, **named):
+            args = contract(*args, **named)
+            if self.dtypes and contract.places and args[contract.places[0]].dtype not in self.dtypes:
+                raise TypeError(f"{contract.name}: backend {self.name} has kernels for {', '.join(self.dtypes)}, not for "
+                                f"{args[contract.places[0]].dtype}")
+            return getattr(self.module, contract.name)(*args)
 
-def checked(name, module):
-    contract = contracts()[name]
-
-    @wraps(getattr(module, name))
-    def call(*args, **named):
-        return getattr(module, name)(*contract(*args, **named))
-
-    return call
+        return call

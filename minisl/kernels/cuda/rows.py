@@ -149,7 +149,7 @@ def sizes(q, k):
 
 def heads(x):
     """x itself if it lies in one of the two ways, else a copy that does."""
-    return x if x.flags.c_contiguous or x.swapaxes(1, 2).flags.c_contiguous else array_module(x).ascontiguousarray(x)
+    return x if is_dense(x) or is_dense(x.swapaxes(1, 2)) else x.copy(order="C")
 
 
 def alike(first, *others):
@@ -189,12 +189,12 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
 
 
 def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
-    if not all(map(is_dense, (p, m, v))):
+    if not all(map(is_dense, (p, m, v, m_top, v_top))):
         return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
     blocks = pieces(p.size, 256)
     grid, block = ((pieces(blocks, 128),), (128,)) if ladder.rung("adam8bit") == 0 else ((blocks,), (256,))
-    launch("adam8bit", grid, block, p=p, g=dense_copy(g), m=m, v=v, m_top=m_top, v_top=v_top, signed_table=tables[0],
-           unsigned_table=tables[1], count=p.size, **adam(lr, betas, eps, weight_decay, t))
+    launch("adam8bit", grid, block, p=p, g=dense_copy(g), m=m, v=v, m_top=m_top, v_top=v_top, signed_table=dense_copy(tables[0]),
+           unsigned_table=dense_copy(tables[1]), count=p.size, **adam(lr, betas, eps, weight_decay, t))
 
 
 def square_sum(arrays):
