@@ -155,9 +155,10 @@ class Contract:
     def refuse(self, p, sizes, args):
         """Raise what says p's shape, what it must be, and beside what."""
         lead = [str(n) for n in sizes["..."]] if "..." in sizes else ["..."]
-        wanted = ", ".join(lead * p.open + [str(sizes.get(axis, axis)) for axis in p.axes])
+        wanted = lead * p.open + [str(sizes.get(axis, axis)) for axis in p.axes]
+        wanted = f"({', '.join(wanted)}{',' * (len(wanted) == 1)})"
         others = ", ".join(f"{o.name} {args[o.place].shape}" for o in self.arrays if o.place < p.place)
-        raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, must be ({wanted})" + f" beside {others}" * bool(others))
+        raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, must be {wanted}" + f" beside {others}" * bool(others))
 
     def check_type(self, name, array, first, index=""):
         """Raise TypeError for what is no array, or not in the memory that the first is in; an index may come from the host."""
