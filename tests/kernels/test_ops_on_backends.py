@@ -54,7 +54,7 @@ def test_a_gain_too_short_in_a_process_of_its_own():
     (lambda: ops.rms_norm(tensor(2, 0), tensor(0), 1e-6), ValueError, "rms_norm: D is 0"),
     (lambda: ops.swiglu(tensor(2, 4), tensor(4)), ValueError, "swiglu: b has shape (4,), must be (2, 4) beside a (2, 4)"),
     (lambda: ops.rope(tensor(1, 1, 2, 5), *[np.ones((2, 2), F)] * 2), ValueError, "rope: x has shape (1, 1, 2, 5), cos (2, 2)"),
-    (lambda: ops.rope(tensor(1, 1, 3, 4), *[np.ones((2, 2), F)] * 2), ValueError, "rope: cos has shape (2, 2), must be (3, 2)"),
+    (lambda: ops.rope(tensor(1, 1, 3, 4), *[np.ones((2, 2), F)] * 2), ValueError, "rope: cos has shape (2, 2), must be (3, d/2)"),
     (lambda: ops.rope(tensor(1, 1, 2, 4), *[np.ones((2, 2))] * 2), TypeError, "rope: cos is float64, must be float32 as x is"),
     (lambda: ops.rope(tensor(1, 1, 2, 4), *[tensor(2, 2)] * 2), TypeError, "rope: cos must be an array, got Tensor"),
     (lambda: ops.attention(tensor(1, 2, 4, 8), *[tensor(1, 2, 2, 8)] * 2), ValueError, "attention: 4 queries and 2 keys"),
