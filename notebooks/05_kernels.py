@@ -1001,7 +1001,7 @@ for backend in ("numpy", "emulator"):
     layer = sltrain.linear(20, 12, np.random.default_rng(3), np.float32, rank=4, delta=0.2, alpha=8.0, learned_scale=False,
                            algorithm="auto")
     with kernels.using(backend):
-        print(f"{backend}: computed by {kernels.of(X).__name__}")
+        print(f"{backend}: computed by {kernels.of(X).module.__name__}")
         (layer(Tensor(X)) * Tensor(G)).sum().backward()
     found[backend] = {name: p.grad for name, p in layer.named_parameters()}
 for name, gradient in found["numpy"].items():

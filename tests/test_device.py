@@ -155,7 +155,7 @@ def test_cupy_is_not_imported_without_a_gpu(machine, broken_cupy):
 
 # Which backend computes with an array
 
-NUMPY, CPU, CUDA, REFERENCE = (kernels.BACKENDS[name] for name in ("numpy", "cpu", "cuda", "reference"))
+NUMPY, CPU, CUDA, REFERENCE = "numpy", "cpu", "cuda", "reference"
 FASTEST = CPU if kernels.numba_status()[0] else NUMPY
 REFUSED = "refused"
 CHOICES = {  # backend -> module for float32 on the host, float64 and integers there; float32 on a GPU, float64 and integers there
@@ -164,13 +164,13 @@ CHOICES = {  # backend -> module for float32 on the host, float64 and integers t
     "numpy": (NUMPY, NUMPY, NUMPY, NUMPY, NUMPY, NUMPY),
     "cpu": (CPU, CPU, NUMPY, REFUSED, REFUSED, REFUSED),
     "cuda": (REFUSED, REFUSED, REFUSED, CUDA, NUMPY, NUMPY),
-    "emulator": (CUDA, NUMPY, NUMPY, REFUSED, REFUSED, REFUSED),
+    "emulator": ("emulator", NUMPY, NUMPY, REFUSED, REFUSED, REFUSED),
 }
 
 
 def chosen(name, array):
     try:
-        return kernels.load(name, array).__name__
+        return kernels.load(name, array).name
     except InputError:
         return REFUSED
 
@@ -190,7 +190,7 @@ def test_every_backend_is_tried():
 
 def test_using_cuda_is_about_cupy_arrays():
     with fake_cupy() as cupy, kernels.using("cuda"):
-        assert kernels.of(cupy.zeros(1, "float32")).__name__ == CUDA
+        assert kernels.of(cupy.zeros(1, "float32")).name == CUDA
         with pytest.raises(InputError, match="backend cuda: --device cuda is needed"):
             kernels.of(np.zeros(1, np.float32))
     with fake_cupy(), pytest.raises(InputError, match="--device cuda is needed"), kernels.using("cuda", np):
@@ -215,7 +215,7 @@ def test_emulator_without_a_compiler_is_refused_early(monkeypatch):
 def test_whole_arrays_where_kernels_cannot_be_compiled(monkeypatch):
     with fake_cupy() as cupy:
         monkeypatch.setattr(kernels, "cuda_status", lambda: (None, "no NVRTC"))
-        assert kernels.of(cupy.zeros(1, "float32")).__name__ == NUMPY
+        assert kernels.of(cupy.zeros(1, "float32")).name == NUMPY
 
 
 @pytest.mark.parametrize(("name", "dtype", "said"), [
@@ -255,10 +255,10 @@ def test_fused_is_an_algorithm_of_the_cuda_kernels():
 def test_auto_is_decided_by_the_constants_of_gpu_and_emulator(monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "seconds", lambda *args: asked.append((args[0], args[-1])) or 0)
-    module = kernels.load("emulator", np.zeros(1, np.float32))
     with fake_cupy() as cupy:
-        for xp in (np, cupy):
-            kernels.resolve("auto", 10, Support(xp.arange(4), (5, 3)), xp.zeros((2, 3), "float32"), module)
+        for xp, name in ((np, "emulator"), (cupy, "cuda")):
+            A = xp.zeros((2, 3), "float32")
+            kernels.resolve("auto", 10, Support(xp.arange(4), (5, 3)), A, kernels.load(name, A))
     assert asked == [(a, name) for name in ("emulator", "cuda") for a in ("materialised", "factored")]
     assert {"cuda", "emulator"} <= cost.CONSTANTS.keys()
 

@@ -68,8 +68,8 @@ def main(argv):
         if cupy is None:
             raise InputError(f"--device cuda: {why}")
     else:
-        module, why = numba_status()
-        if module is None:
+        cpu, why = numba_status()
+        if cpu is None:
             raise InputError(f"minisl.bench times the Numba kernels: {why}")
         if "distributed" in sections:
             from minisl.bench.distributed import mpiexec
@@ -85,7 +85,7 @@ def main(argv):
         from minisl.bench import cuda
 
         return cuda.report(cupy, sections, out, args.seconds, versions(), say)
-    with module.announced(say):
+    with cpu.module.announced(say):
         if args.calibrate:
             from minisl.bench.calibrate import calibrate
 

@@ -40,7 +40,7 @@ def expected_bytes(model, n):
     config = model.config
     D, F, L, H = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads
     ranks = sum(len(m.lora_A.data) for _, m in model.named_modules() if isinstance(m, SLLinear))
-    logits = min(n, max(64, kernels.numba_status()[0].LOGITS // VOCAB // 64 * 64)) * VOCAB
+    logits = min(n, max(64, kernels.numba_status()[0].module.LOGITS // VOCAB // 64 * 64)) * VOCAB
     return 4 * (3 * model.num_parameters() + n * (L * (6 * D + 2 * F + 2 + H) + ranks + 2 * D) + VOCAB * D + logits)
 
 

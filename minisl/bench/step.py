@@ -128,7 +128,7 @@ def needs(model, tokens, gemm, sparse):
 @contextmanager
 def timed(spent):
     """Add the seconds inside the CPU backend's functions, and of the block as "step", to `spent`."""
-    cpu, _ = kernels.numba_status()
+    cpu = kernels.numba_status()[0].module
     right = {name: getattr(cpu, name) for name in FUNCTIONS}
 
     def wrapped(name, function):

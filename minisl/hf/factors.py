@@ -145,7 +145,7 @@ def support(index, shape, where):
     """A `Support`; positions that cannot be are an InputError that says where."""
     try:
         return Support(index, shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from None
 
 

@@ -9,6 +9,7 @@ kernels with NumPy arrays and no GPU, to learn from. Algorithms differ in what t
 Algorithm 1), "factored" never does, "fused" builds it a tile at a time inside the product.
 """
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,10 +21,12 @@ from minisl import parallel
 from minisl.backend import array_module, cuda_status, precision
 from minisl.errors import InputError
 from minisl.kernels import cost
+from minisl.kernels.contract import Backend, contracts
 from minisl.kernels.support import Support
 
 BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu",
             "cuda": "minisl.kernels.cuda", "emulator": "minisl.kernels.cuda"}
+DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32",), "emulator": ("float32",)}  # that there are kernels for
 BY_COST = ("materialised", "factored")  # "auto" is one of them
 ALGORITHMS = ("auto", *BY_COST, "fused")
 
@@ -38,17 +41,18 @@ def sl_linear(x, B, A, values, index, scale, *, algorithm="auto", backend="auto"
 
     x (..., in), B (out, r), A (r, in), values (nnz,), all of one floating dtype; scale a number;
     index (nnz,) flat row-major positions in (out, in), any order, repeats add up; or a `Support` built from them.
-    Returns (..., out). Raises ValueError for shapes that do not fit, InputError for an unknown algorithm or backend.
+    Returns (..., out). Raises ValueError for shapes and TypeError for dtypes that do not fit, InputError for an unknown algorithm
+    or backend.
     """
     return sl_linear_forward(x, B, A, values, index, scale, algorithm=algorithm, backend=backend)[0]
 
 
 def sl_linear_forward(x, B, A, values, index, scale, *, algorithm="auto", backend="auto"):
     """(Y, X A^T), the second for `sl_linear_backward`: (n, r), or None where the algorithm has no use for it."""
-    support, rows = check(x, B, A, values, index), x.reshape(-1, x.shape[-1])
-    module = load(backend, x)
-    name = resolve(algorithm, len(rows), support, A, module)
-    y, xA = getattr(module, f"{name}_forward")(rows, B, A, values, support, scale)
+    backend, x, *others = fitting("sl_linear", x, B, A, values, index, scale, backend=backend)
+    rows, support = as_rows(x), others[3]
+    name = resolve(algorithm, len(rows), support, A, backend)
+    y, xA = getattr(backend.module, f"{name}_forward")(rows, *others)
     return y.reshape(*x.shape[:-1], support.shape[0]), xA
 
 
@@ -58,44 +62,40 @@ def sl_linear_backward(dy, x, B, A, values, index, scale, xA=None, *, algorithm=
     xA: what `sl_linear_forward` returned, computed again if left out. The other arguments, and what is raised, as in `sl_linear`.
     Gradients have the shapes of what they belong to.
     """
-    support = check(x, B, A, values, index)
-    if dy.shape != (*x.shape[:-1], support.shape[0]):
-        raise ValueError(f"sl_linear_backward: dy has shape {dy.shape}, expected {(*x.shape[:-1], support.shape[0])}")
-    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    module = load(backend, x)
-    name = resolve(algorithm, len(rows), support, A, module)
-    dx, dB, dA, dvalues = getattr(module, f"{name}_backward")(drows, rows, B, A, values, support, scale, xA)
+    backend, dy, x, *others = fitting("sl_linear_backward", dy, x, B, A, values, index, scale, xA, backend=backend)
+    rows, support = as_rows(x), others[3]
+    name = resolve(algorithm, len(rows), support, A, backend)
+    dx, dB, dA, dvalues = getattr(backend.module, f"{name}_backward")(as_rows(dy), rows, *others)
     return dx.reshape(x.shape), dB, dA, dvalues
 
 
 def scatter_add(W, values, support, *, backend="auto"):
-    """W + S, as a new (out, in) array. Raises ValueError for shapes that do not fit."""
-    fits("scatter_add", support, values, W=(W, support.shape))
+    """W + S, as a new (out, in) array. Raises as `sl_linear`."""
     return load(backend, W).scatter_add(W, values, support)
 
 
 def spmm(x, values, support, *, transpose=False, backend="auto"):
-    """X S^T: (n, in) to (n, out); with transpose, G S: (n, out) to (n, in). Raises ValueError for shapes that do not fit."""
-    fits("spmm", support, values, x=(x, (len(x), support.shape[not transpose])))
+    """X S^T: (n, in) to (n, out); with transpose, G S: (n, out) to (n, in). Raises as `sl_linear`."""
     return load(backend, x).spmm(x, values, support, transpose)
 
 
 def sddmm(dy, x, support, *, backend="auto"):
-    """dvalues[k] = sum_t dy[t, row_k] x[t, col_k]: the entries of dY^T X on the support, and no others.
-
-    Raises ValueError for shapes that do not fit.
-    """
-    fits("sddmm", support, dy=(dy, (len(x), support.shape[0])), x=(x, (len(x), support.shape[1])))
+    """dvalues[k] = sum_t dy[t, row_k] x[t, col_k]: the entries of dY^T X on the support, and no others. Raises as `sl_linear`."""
     return load(backend, x).sddmm(dy, x, support)
 
 
-def fits(name, support, values=None, **arrays):
-    """Raise ValueError for the first array whose shape is not the one beside it."""
-    for what, (array, shape) in arrays.items():
-        if array.shape != tuple(shape):
-            raise ValueError(f"{name}: {what} has shape {array.shape}, with this support it must be {tuple(shape)}")
-    if values is not None and values.shape != (len(support),):
-        raise ValueError(f"{name}: values has shape {values.shape}, the support {len(support)} positions")
+def fitting(name, *args, backend="auto"):
+    """(the Backend that computes, the arguments as its functions take them) for a function of `contract.SIGNATURES`, in which N
+    may be any number of axes. Its arrays come first; the first of them says where to compute.
+
+    Raises TypeError, ValueError or IndexError for what does not fit.
+    """
+    return load(backend, args[0]), *contracts(rows=True)[name](*args)
+
+
+def as_rows(x):
+    """(..., D) as (N, D)"""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 @contextmanager
@@ -116,16 +116,18 @@ def using(backend, xp=None):
 
 
 def of(array):
-    """The module whose functions compute with this array."""
+    """The `Backend` whose functions compute with this array."""
     return load("auto", array)
 
 
 def load(backend, array):
-    """The module of a backend; "auto" is the one in use, and if none is, the fastest one that works with this array. Arrays of a
-    dtype that a backend has no kernels for are NumPy's (CuPy's).
+    """The `Backend` of a name; "auto" is the one in use, and if none is, the fastest one that works with this array. Arrays of a
+    dtype that a backend has no kernels for are NumPy's (CuPy's). A Backend is returned as it is.
 
     Raises InputError: an unknown backend, one that does not work here, or one that cannot compute where the array is.
     """
+    if isinstance(backend, Backend):
+        return backend
     name = in_use.get() if backend == "auto" else backend
     if name != "auto" and name not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; allowed: auto, {', '.join(BACKENDS)}")
@@ -139,7 +141,7 @@ def load(backend, array):
         raise InputError("backend cuda: --device cuda is needed; --backend emulator runs the same kernels on the CPU")
     if not on_host or array.dtype not in (np.float32, np.float64) or (name == "emulator" and array.dtype != np.float32):
         cpu, name = None, "numpy"
-    return cpu or import_module(BACKENDS["numpy" if name == "auto" else name])
+    return cpu or loaded("numpy" if name == "auto" else name)
 
 
 def load_on_gpu(name, array):
@@ -147,7 +149,13 @@ def load_on_gpu(name, array):
     if name not in ("auto", "numpy", "cuda"):
         raise InputError(f"backend {name}: computes with NumPy arrays, these are on a GPU; allowed there: auto, numpy, cuda")
     kernels = array.dtype == np.float32 and (name == "cuda" or (name == "auto" and cuda_status()[0]))
-    return import_module(BACKENDS["cuda" if kernels else "numpy"])
+    return loaded("cuda" if kernels else "numpy")
+
+
+@cache
+def loaded(name):
+    """The Backend of a name, made once."""
+    return Backend(name, import_module(BACKENDS[name]), DTYPES.get(name))
 
 
 @contextmanager
@@ -158,18 +166,18 @@ def running(backend, threads=None, say=lambda line: None, xp=np, dtype="float32"
     say: is told, in a line, that kernels are compiled first, or why there are none.
     """
     with using(backend, xp), parallel.using_threads(threads):
-        module = of(xp.zeros(0, dtype))
-        if module.__name__ == BACKENDS["cuda"]:
+        chosen = of(xp.zeros(0, dtype))
+        if chosen.name in ("cuda", "emulator"):
             yield "CUDA kernels in the emulator" if xp is np else f"CUDA kernels, {cuda_status()[1]}"
         elif xp is not np:
             yield cuda_status()[1]
-        elif module is not numba_status()[0]:
+        elif chosen is not numba_status()[0]:
             if backend == "auto":
                 say(f"no Numba kernels, NumPy is slower: {numba_status()[1]}")
             yield "NumPy"
         else:
             cost.constants("cpu")  # a calibration file that cannot be read is said now, not in the first product
-            with parallel.one_blas_thread(), module.announced(say):
+            with parallel.one_blas_thread(), chosen.module.announced(say):
                 count = threads or parallel.cores()
                 yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"
 
@@ -185,44 +193,26 @@ def numba_status():
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return None, f"Numba is installed but does not import ({why})"
     try:
-        module = import_module(BACKENDS["cpu"])
-        module.square_sum([np.ones(1, np.float32)])  # does it compile?
-        return module, f"Numba {numba.__version__}"
+        loaded("cpu").square_sum([np.ones(1, np.float32)])  # does it compile?
+        return loaded("cpu"), f"Numba {numba.__version__}"
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return None, f"Numba {numba.__version__} does not run the kernels ({why})"
 
 
-def resolve(algorithm, tokens, support, A, module):
-    """The algorithm to run: the one asked for, or for "auto" the one that `cost` expects to be faster with this backend."""
-    check_algorithm(algorithm, module)
+def resolve(algorithm, tokens, support, A, backend):
+    """The algorithm to run: the one asked for, or for "auto" the one that `cost` expects to be faster with this Backend."""
+    check_algorithm(algorithm, backend)
     if algorithm != "auto":
         return algorithm
-    name = module.__name__.rpartition(".")[2]
-    if name == "cuda":
-        name = "emulator" if array_module(A) is np else f"cuda {precision.get()}".removesuffix(" float32")
+    name = {"numpy": "numpy_backend", "cuda": f"cuda {precision.get()}".removesuffix(" float32")}.get(backend.name, backend.name)
     return min(BY_COST, key=lambda a: cost.seconds(a, tokens, *support.shape[::-1], len(A), len(support), name))
 
 
-def check_algorithm(algorithm, module):
-    """Raises InputError for an algorithm that is unknown, or that this backend does not have."""
+def check_algorithm(algorithm, backend):
+    """Raises InputError for an algorithm that is unknown, or that this Backend does not have."""
     if algorithm not in ALGORITHMS:
         raise InputError(f"algorithm {algorithm!r} is unknown; allowed: {', '.join(ALGORITHMS)}")
-    if algorithm == "fused" and not hasattr(module, "fused_forward"):
+    if algorithm == "fused" and backend.name not in ("cuda", "emulator"):
         raise InputError("algorithm fused: only the backends cuda and emulator have it, for float32; "
                          f"allowed here: {', '.join(ALGORITHMS[:-1])}")
-
-
-def check(x, B, A, values, index):
-    """A Support for `index`, once all shapes agree."""
-    if B.ndim != 2 or A.ndim != 2 or B.shape[1] != A.shape[0]:
-        raise ValueError(f"sl_linear: B (out, r) and A (r, in) have shapes {B.shape} and {A.shape}")
-    shape = (B.shape[0], A.shape[1])
-    if x.shape[-1] != shape[1]:
-        raise ValueError(f"sl_linear: x has {x.shape[-1]} features, A {shape[1]}")
-    support = index if isinstance(index, Support) else Support(index, shape)
-    if support.shape != shape:
-        raise ValueError(f"sl_linear: the support is of a {support.shape} matrix, B A is {shape}")
-    if values.shape != (len(support),):
-        raise ValueError(f"sl_linear: values has shape {values.shape}, the support {len(support)} positions")
-    return support

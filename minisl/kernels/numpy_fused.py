@@ -5,6 +5,7 @@ sequences, H heads of width d, T positions.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -25,24 +26,26 @@ def linear_backward(dy, x, weight, need_dx):
 
 
 def cross_entropy(logits, labels):
-    """(sum of the rows' losses, logsumexp of each row) of logits (N, V)"""
+    """(sum of the rows' losses, kept) of logits (N, V). kept (2, N): each row's highest logit, and the sum of exp of the distances
+    to it. Their logsumexp would be one number, but rounded: of logits near 1e4 by 5e-4."""
     xp = array_module(logits)
     highest = logits.max(axis=1)
-    e = logits - highest[:, None]
-    logsumexp = highest + xp.log(xp.exp(e, out=e).sum(axis=1))
-    kept = labels != IGNORE_LABEL
-    right = logits[xp.arange(len(labels)), xp.where(kept, labels, 0)]
-    return xp.where(kept, logsumexp - right, 0).sum(), logsumexp
+    below = logits - highest[:, None]
+    counts = labels != IGNORE_LABEL
+    right = below[xp.arange(len(labels)), xp.where(counts, labels, 0)]
+    total = xp.exp(below, out=below).sum(axis=1)
+    return xp.where(counts, xp.log(total) - right, 0).sum(), xp.stack([highest, total])
 
 
-def cross_entropy_backward(scale, logits, labels, logsumexp):
+def cross_entropy_backward(scale, logits, labels, kept):
     """scale (softmax - onehot), 0 in rows without a label"""
-    xp = array_module(logits)
-    dz = logits - logsumexp[:, None]
+    xp, (highest, total) = array_module(logits), kept
+    counts = labels != IGNORE_LABEL
+    scale = xp.where(counts, scale, 0).astype(logits.dtype)
+    dz = logits - highest[:, None]
     xp.exp(dz, out=dz)
-    kept = labels != IGNORE_LABEL
-    dz[xp.arange(len(labels)), xp.where(kept, labels, 0)] -= kept
-    dz *= xp.where(kept, scale, 0)[:, None]
+    dz *= (scale / total)[:, None]
+    dz[xp.arange(len(labels)), xp.where(counts, labels, 0)] -= scale
     return dz
 
 
@@ -53,8 +56,8 @@ def linear_cross_entropy(x, weight, labels, scale):
     for n in range(0, len(x), step):
         rows = slice(n, n + step)
         logits = x[rows] @ weight.T
-        part, logsumexp = cross_entropy(logits, labels[rows])
-        dz = cross_entropy_backward(x.dtype.type(scale), logits, labels[rows], logsumexp)
+        part, kept = cross_entropy(logits, labels[rows])
+        dz = cross_entropy_backward(scale, logits, labels[rows], kept)
         dx[rows] = dz @ weight
         dweight += dz.T @ x[rows]
         loss = loss + part
@@ -63,8 +66,19 @@ def linear_cross_entropy(x, weight, labels, scale):
 
 def rms_norm(x, gain, eps):
     """(y, r) of x (N, D), r (N, 1)"""
-    r = (mean_product(x, x) + x.dtype.type(eps)) ** -0.5
-    y = x * r
+    xp = array_module(x)
+    with np.errstate(over="ignore"):
+        mean = mean_product(x, x) + x.dtype.type(eps)
+    if xp is np and ((least_square(x.dtype) < mean) & (mean < np.inf)).all():
+        r = mean ** -0.5
+        y = x * r
+    else:  # squares overflow, or vanish (on a GPU, to ask would be to wait): rows over their largest magnitude first
+        top = xp.maximum(abs(x).max(axis=1, keepdims=True), math.sqrt(eps))
+        top = xp.where(xp.isfinite(top) & (top > 0), top, x.dtype.type(1))
+        y = x / top
+        r = (mean_product(y, y) + x.dtype.type(eps) / top / top) ** -0.5
+        y *= r
+        r /= top
     y *= gain
     return y, r
 
@@ -82,17 +96,20 @@ def rms_norm_backward(dy, x, gain, r):
 
 def swiglu(a, b):
     """silu(a) times b, both (n, F)."""
-    half = 0.5 * a
-    y = array_module(a).tanh(half)  # silu(a) = a/2 (1 + tanh(a/2))
+    with np.errstate(over="ignore"):
+        y = array_module(a).exp(-a)  # infinite for a far below 0, and a over that is 0
     y += 1
-    y *= half
+    array_module(a).divide(a, y, out=y)
     y *= b
     return y
 
 
 def swiglu_backward(dy, a, b):
     """(da, db) for dy (n, F)."""
-    s = 0.5 * (1 + array_module(a).tanh(0.5 * a))  # sigmoid(a)
+    with np.errstate(over="ignore"):
+        s = array_module(a).exp(-a)
+    s += 1
+    array_module(a).divide(1, s, out=s)  # sigmoid(a)
     silu = s * a
     db = dy * silu
     da = 1 - s
@@ -119,12 +136,13 @@ def attention(q, k, v):
     k, v = k[:, :, None], v[:, :, None]
     e = k @ q.swapaxes(-1, -2)  # (..., Tk, Tq)
     e += causal_mask(*e.shape[-2:], e)
-    e -= e.max(axis=-2, keepdims=True)
+    if e.size:
+        e -= e.max(axis=-2, keepdims=True)
     xp.exp(e, out=e)
     total = e.sum(axis=-2)[..., None]  # (..., Tq, 1)
     out = e.swapaxes(-1, -2) @ v
     out /= total
-    return out.reshape(out.shape[0], -1, *out.shape[3:]), (e, total)
+    return joined(out), (e, total)
 
 
 def attention_backward(dout, q, k, v, out, kept):
@@ -139,7 +157,7 @@ def attention_backward(dout, q, k, v, out, kept):
     ds *= root
     dq = ds.swapaxes(-1, -2) @ k
     dk = (ds @ q).sum(axis=2)
-    return dq.reshape(dq.shape[0], -1, *dq.shape[3:]), dk, dv
+    return joined(dq), dk, dv
 
 
 def embedding_backward(dy, ids, vocab):
@@ -219,9 +237,20 @@ def mean_product(a, b):
     return array_module(a).einsum("...d,...d->...", a, b)[..., None] / a.dtype.type(a.shape[-1])
 
 
+@cache
+def least_square(dtype):
+    """A mean square below it has lost digits."""
+    return np.finfo(dtype).tiny / np.finfo(dtype).eps
+
+
 def grouped(x, kv_heads):
     """(B, H, T, d) seen as (B, H_kv, H / H_kv, T, d)."""
-    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
+    return x.reshape(x.shape[0], kv_heads, x.shape[1] // kv_heads, *x.shape[2:])
+
+
+def joined(x):
+    """(B, H_kv, H / H_kv, T, d) seen as (B, H, T, d)."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
 def causal_mask(keys, queries, like):

@@ -8,21 +8,26 @@ from minisl.backend import array_module
 class Support:
     """Positions of S's entries in an (out, in) matrix.
 
-    index: (nnz,) flat row-major positions, any order; kept as given. Repeats are allowed: their values add up.
+    index: (nnz,) flat row-major positions, any order; int32 and int64 are kept as given, other integers become int64. Repeats are
+    allowed: their values add up.
     CSR lists the entries row by row, CSC column by column; each is a permutation of the values plus where
     rows (columns) start, so a change of values costs one gather.
     check: look at the positions, for which a GPU is waited for; without it they are taken to be right, and unsorted.
-    Raises ValueError: a position outside the matrix, or index not one-dimensional integers.
+    Raises TypeError: index is no array of integers; ValueError: not one-dimensional, or a position outside the matrix.
     """
 
     def __init__(self, index, shape, check=True):
-        if index.ndim != 1 or index.dtype.kind not in "iu":
-            raise ValueError(f"support: index must be one-dimensional integers, got {index.dtype} of shape {index.shape}")
+        if not hasattr(index, "dtype") or index.dtype.kind not in "iu":
+            raise TypeError(f"support: index must be an array of integers, got {getattr(index, 'dtype', type(index).__name__)}")
+        if index.ndim != 1 or len(shape) != 2:
+            raise ValueError(f"support: index must be (nnz,) in a matrix (out, in), got shapes {index.shape} and {tuple(shape)}")
         size = shape[0] * shape[1]
         if check and len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
             raise ValueError(f"support: positions run from {int(index.min())} to {int(index.max())}, "
                              f"a {shape[0]} x {shape[1]} matrix has 0..{size - 1}")
-        self.index, self.shape, self.tilings = index, tuple(shape), {}
+        if index.dtype not in ("int32", "int64"):  # positions are multiplied with, which in 8 bits overflows
+            index = index.astype("int64")
+        self.index, self.shape, self.tilings = index, tuple(map(int, shape)), {}
         self.sorted = check and bool((index[1:] >= index[:-1]).all())
 
     def __len__(self):
@@ -67,7 +72,8 @@ class Support:
     @cached_property
     def transposed(self):
         """The support of S^T, for the same values in the same order."""
-        return Support(self.cols.astype(self.index.dtype) * self.shape[0] + self.rows, self.shape[::-1], check=False)
+        wide = self.index.dtype if self.shape[0] * self.shape[1] < 2**31 else "int64"
+        return Support(self.cols.astype(wide) * self.shape[0] + self.rows, self.shape[::-1], check=False)
 
     def tiled(self, height, width):
         """(order, rows, cols, starts): entries by tiles of height x width positions, tiles row by row, within a tile by row.

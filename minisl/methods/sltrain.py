@@ -61,14 +61,15 @@ class SLProduct(Function):
 
     @staticmethod
     def forward(ctx, x, B, A, v, support, s, algorithm):
-        y, xA = kernels.sl_linear_forward(x, B, A, v, support, s, algorithm=algorithm)
-        ctx.save(x, B, A, v, support, s, xA, algorithm)
+        on = kernels.of(x)
+        y, xA = kernels.sl_linear_forward(x, B, A, v, support, s, algorithm=algorithm, backend=on)
+        ctx.save(x, B, A, v, support, s, xA, algorithm, on)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, B, A, v, support, s, xA, algorithm = ctx.saved
-        return kernels.sl_linear_backward(grad, x, B, A, v, support, s, xA, algorithm=algorithm)
+        x, B, A, v, support, s, xA, algorithm, on = ctx.saved
+        return kernels.sl_linear_backward(grad, x, B, A, v, support, s, xA, algorithm=algorithm, backend=on)
 
 
 class SLLinear(Module):

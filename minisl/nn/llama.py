@@ -7,6 +7,7 @@ import numpy as np
 
 from minisl.autograd import Tensor, checkpoint, ops
 from minisl.backend import array_module
+from minisl.kernels import fitting
 from minisl.nn import init
 from minisl.nn.layers import Embedding, Linear, RMSNorm
 from minisl.nn.module import Module
@@ -147,6 +148,8 @@ class PackedCache:
     """
 
     def __init__(self, caches, counts):
+        if len(caches) != len(counts):
+            raise ValueError(f"PackedCache: {len(caches)} caches and {len(counts)} counts of tokens")
         self.caches, self.counts = caches, counts
         self.layers = [PackedLayer(layers, counts) for layers in zip(*(cache.layers for cache in caches))]
 
@@ -163,6 +166,8 @@ class PackedLayer:
 
     def attend(self, q, k, v):
         """What each sequence's `LayerCache.attend` gives for its part of q, k and v (1, H, T, d), in one row again."""
+        if q.shape[0] != 1 or q.shape[2] != self.ends[-1]:
+            raise ValueError(f"PackedCache: takes one row of {self.ends[-1]} tokens, got {q.shape[0]} of {q.shape[2]}")
         starts = [0, *self.ends[:-1]]
         return ops.concatenate([layer.attend(q[:, :, i:j], k[:, :, i:j], v[:, :, i:j])
                                 for layer, i, j in zip(self.layers, starts, self.ends)], axis=2)
@@ -175,7 +180,19 @@ class LayerCache:
     keys = values = None  # (B, H_kv, room, d), the first `length` positions filled
 
     def attend(self, q, k, v):
-        """Attention of the next T tokens, q (B, H, T, d), to all so far and to themselves."""
+        """Attention of the next T tokens, q (B, H, T, d), to all so far and to themselves.
+
+        Raises ValueError and TypeError, before anything is kept, for what does not fit the tokens so far.
+        """
+        fitting("attention", q.data, k.data, v.data)
+        if k.requires_grad or v.requires_grad:
+            raise RuntimeError("KVCache: no gradient passes through what it keeps; use it under no_grad")
+        if self.keys is not None:
+            kept, new = (*self.keys.shape[:2], self.keys.shape[3]), (*k.shape[:2], k.shape[3])
+            if kept != new:
+                raise ValueError(f"KVCache: holds (sequences, heads, width) {kept}, k has shape {k.shape}")
+            if self.keys.dtype != k.dtype:
+                raise TypeError(f"KVCache: holds {self.keys.dtype}, k is {k.dtype}")
         return ops.attention(q, *self.extend(k, v))
 
     def extend(self, k, v):

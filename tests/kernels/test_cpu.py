@@ -13,6 +13,7 @@ from minisl.backend import IGNORE_LABEL
 from minisl.kernels import numba_status, numpy_backend
 
 cpu, why = numba_status()
+cpu = cpu and cpu.module
 pytestmark = pytest.mark.skipif(not cpu, reason=why)
 MAGNIFIED = ("rms_norm 1 1", "attention 1 2 1 20 20 4 10000.0")  # what float32 rounds off is not small in these results
 

@@ -9,6 +9,7 @@ import numpy as np
 from minisl import kernels
 from minisl.autograd.tensor import Function
 from minisl.backend import IGNORE_LABEL, array_module
+from minisl.kernels import as_rows, fitting
 
 
 class Linear(Function):
@@ -16,13 +17,14 @@ class Linear(Function):
 
     @staticmethod
     def forward(ctx, x, weight):
-        ctx.save(x, weight)
-        return kernels.of(x).linear(rows(x), weight).reshape(*x.shape[:-1], len(weight))
+        on, x, weight = fitting("linear", x, weight)
+        ctx.save(on, x, weight)
+        return on.module.linear(as_rows(x), weight).reshape(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight = ctx.saved
-        dx, dweight = kernels.of(x).linear_backward(rows(grad), rows(x), weight, ctx.needs[0])
+        on, x, weight = ctx.saved
+        dx, dweight = on.linear_backward(as_rows(grad), as_rows(x), weight, ctx.needs[0])
         return None if dx is None else dx.reshape(x.shape), dweight
 
 
@@ -34,15 +36,17 @@ class CrossEntropy(Function):
 
     @staticmethod
     def forward(ctx, logits, labels, mean):
+        on, logits, labels = fitting("cross_entropy", logits, labels)
+        labels = labels.reshape(-1)
         count = (labels != IGNORE_LABEL).sum().astype(logits.dtype) if mean else logits.dtype.type(1)
-        loss, logsumexp = kernels.of(logits).cross_entropy(logits, labels)
-        ctx.save(logits, labels, logsumexp, count)
+        loss, kept = on.module.cross_entropy(as_rows(logits), labels)
+        ctx.save(on, logits, labels, kept, count)
         return loss / count
 
     @staticmethod
     def backward(ctx, grad):
-        logits, labels, logsumexp, count = ctx.saved
-        return kernels.of(logits).cross_entropy_backward(grad / count, logits, labels, logsumexp)
+        on, logits, labels, kept, count = ctx.saved
+        return on.cross_entropy_backward(grad / count, as_rows(logits), labels, kept).reshape(logits.shape)
 
 
 class LinearCrossEntropy(Function):
@@ -53,8 +57,9 @@ class LinearCrossEntropy(Function):
 
     @staticmethod
     def forward(ctx, x, weight, labels, scale):
-        loss, dx, dweight = kernels.of(x).linear_cross_entropy(x, weight, labels, scale)
-        ctx.save(dx, dweight)
+        on, x, weight, labels, scale = fitting("linear_cross_entropy", x, weight, labels, scale)
+        loss, dx, dweight = on.module.linear_cross_entropy(as_rows(x), weight, labels.reshape(-1), scale)
+        ctx.save(dx.reshape(x.shape), dweight)
         return loss
 
     @staticmethod
@@ -73,19 +78,20 @@ class RMSNorm(Function):
 
     @staticmethod
     def forward(ctx, x, gain, eps):
-        y, r = kernels.of(x).rms_norm(rows(x), gain, eps)
-        ctx.save(x, gain, r, eps)
+        on, x, gain, eps = fitting("rms_norm", x, gain, eps)
+        y, r = on.module.rms_norm(as_rows(x), gain, eps)
+        ctx.save(on, x, gain, r, eps)
         return y.reshape(x.shape)
 
     @staticmethod
     def rebuild(ctx):
-        x, gain, _, eps = ctx.saved
-        return kernels.of(x).rms_norm(rows(x), gain, eps)[0].reshape(x.shape)
+        on, x, gain, _, eps = ctx.saved
+        return on.module.rms_norm(as_rows(x), gain, eps)[0].reshape(x.shape)
 
     @staticmethod
     def backward(ctx, grad):
-        x, gain, r, _ = ctx.saved
-        dx, dgain = kernels.of(x).rms_norm_backward(rows(grad), rows(x), gain, r)
+        on, x, gain, r, _ = ctx.saved
+        dx, dgain = on.rms_norm_backward(as_rows(grad), as_rows(x), gain, r)
         return dx.reshape(x.shape), dgain
 
 
@@ -94,17 +100,19 @@ class SwiGLU(Function):
 
     @staticmethod
     def forward(ctx, a, b):
-        ctx.save(a, b)
-        return kernels.of(a).swiglu(a, b)
+        on, a, b = fitting("swiglu", a, b)
+        ctx.save(on, a, b)
+        return on.module.swiglu(a, b)
 
     @staticmethod
     def rebuild(ctx):
-        return kernels.of(ctx.saved[0]).swiglu(*ctx.saved)
+        on, a, b = ctx.saved
+        return on.module.swiglu(a, b)
 
     @staticmethod
     def backward(ctx, grad):
-        a, b = ctx.saved
-        return kernels.of(a).swiglu_backward(grad, a, b)
+        on, a, b = ctx.saved
+        return on.swiglu_backward(grad, a, b)
 
 
 class Rope(Function):
@@ -115,13 +123,14 @@ class Rope(Function):
 
     @staticmethod
     def forward(ctx, x, cos, sin):
-        ctx.save(cos, sin)
-        return kernels.of(x).rope(x, cos, sin)
+        on, x, cos, sin = fitting("rope", x, cos, sin)
+        ctx.save(on, cos, sin)
+        return on.module.rope(x, cos, sin)
 
     @staticmethod
     def backward(ctx, grad):
-        cos, sin = ctx.saved
-        return kernels.of(grad).rope(grad, cos, -sin)
+        on, cos, sin = ctx.saved
+        return on.rope(grad, cos, -sin)
 
 
 class Attention(Function):
@@ -134,13 +143,15 @@ class Attention(Function):
 
     @staticmethod
     def forward(ctx, q, k, v):
-        out, kept = kernels.of(q).attention(q, k, v)
-        ctx.save(q, k, v, out, kept)
+        on, q, k, v = fitting("attention", q, k, v)
+        out, kept = on.module.attention(q, k, v)
+        ctx.save(on, q, k, v, out, kept)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        return kernels.of(grad).attention_backward(grad, *ctx.saved)
+        on, *saved = ctx.saved
+        return on.attention_backward(grad, *saved)
 
 
 class Embedding(Function):
@@ -148,22 +159,19 @@ class Embedding(Function):
 
     @staticmethod
     def forward(ctx, weight, ids):
-        ctx.save(len(weight), ids)
+        on, weight, ids = fitting("embedding", weight, ids)
+        ctx.save(on, len(weight), ids)
         return weight[ids]
 
     @staticmethod
     def backward(ctx, grad):
-        vocab, ids = ctx.saved
-        return kernels.of(grad).embedding_backward(rows(grad), ids.reshape(-1), vocab)
-
-
-def rows(x):
-    """(..., D) as (N, D)"""
-    return x.reshape(-1, x.shape[-1])
+        on, vocab, ids = ctx.saved
+        return on.embedding_backward(as_rows(grad), ids.reshape(-1), vocab)
 
 
 def linear(x, weight):
-    """x W^T: x (..., in), weight (out, in) to (..., out). Raises ValueError for widths that differ."""
+    """x W^T: x (..., in), weight (out, in) to (..., out). Raises, as all ops here, ValueError for shapes and TypeError for dtypes
+    that do not fit (`minisl.kernels.contract`)."""
     return Linear.apply(x, weight)
 
 
@@ -172,15 +180,14 @@ def cross_entropy(logits, labels, reduction="mean"):
 
     reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
     Labels on the host go to where the logits are; those on a GPU are taken as they are, since to look at them is to wait.
-    Raises ValueError: the mean of no labels, or shapes differ; IndexError: a label outside 0..V-1.
+    Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels that are no integers; IndexError: a label outside
+    0..V-1.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"cross_entropy: reduction {reduction!r}; allowed: mean, sum")
-    check_labels("cross_entropy", "logits", logits.shape, labels, logits.shape[-1])
-    if reduction == "mean" and array_module(labels) is np and (labels == IGNORE_LABEL).all():
+    if reduction == "mean" and isinstance(labels, np.ndarray) and (labels == IGNORE_LABEL).all():
         raise ValueError("cross_entropy: every label is ignored, the mean over none is undefined")
-    labels = array_module(logits.data).asarray(labels.reshape(-1))
-    return CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels=labels, mean=reduction == "mean")
+    return CrossEntropy.apply(logits, labels=labels, mean=reduction == "mean")
 
 
 def linear_cross_entropy(x, weight, labels, scale=1.0):
@@ -188,20 +195,7 @@ def linear_cross_entropy(x, weight, labels, scale=1.0):
 
     Takes labels, and raises, as `cross_entropy`.
     """
-    check_labels("linear_cross_entropy", "x", x.shape, labels, len(weight))
-    labels = array_module(x.data).asarray(labels.reshape(-1))
-    return LinearCrossEntropy.apply(x.reshape(-1, x.shape[-1]), weight, labels=labels, scale=scale)
-
-
-def check_labels(op, name, shape, labels, vocab):
-    """Raise ValueError for labels of another shape, not integers, or outside of the vocabulary."""
-    if shape[:-1] != labels.shape:
-        raise ValueError(f"{op}: {name} {shape} needs labels {shape[:-1]}, got {labels.shape}")
-    if array_module(labels) is not np:
-        return
-    bad = (labels != IGNORE_LABEL) & ((labels < 0) | (labels >= vocab))
-    if bad.any():
-        raise IndexError(f"{op}: label {int(labels[bad][0])} is outside 0..{vocab - 1} (and not {IGNORE_LABEL})")
+    return LinearCrossEntropy.apply(x, weight, labels=labels, scale=scale)
 
 
 def rms_norm(x, gain, eps):
@@ -229,7 +223,4 @@ def embedding(weight, ids):
 
     Ids on the host go to where the weight is; raises IndexError for one outside. Those on a GPU are taken as they are.
     """
-    if array_module(ids) is np and ids.size and not (0 <= int(ids.min()) and int(ids.max()) < weight.shape[0]):
-        raise IndexError(f"embedding: ids run from {int(ids.min())} to {int(ids.max())}; "
-                         f"the table has rows 0..{weight.shape[0] - 1}")
-    return Embedding.apply(weight, ids=array_module(weight.data).asarray(ids))
+    return Embedding.apply(weight, ids=ids)

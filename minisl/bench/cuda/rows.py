@@ -138,8 +138,8 @@ def cross_entropy(gpu, model, config):
     logits, labels, F = gpu.draw(n, vocab), gpu.xp.asarray(gpu.rng.integers(0, vocab, n)), functional(gpu)
 
     def run(n):
-        loss, logsumexp = cuda.cross_entropy(logits[:n], labels[:n])
-        return [loss, cuda.cross_entropy_backward(1.0, logits[:n], labels[:n], logsumexp)]
+        loss, kept = cuda.cross_entropy(logits[:n], labels[:n])
+        return [loss, cuda.cross_entropy_backward(1.0, logits[:n], labels[:n], kept)]
 
     def peer(z):
         return F.cross_entropy(z, gpu.tensor(labels[: len(z)]), reduction="sum")

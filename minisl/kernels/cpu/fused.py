@@ -6,7 +6,7 @@ import numpy as np
 
 from minisl.kernels import numpy_fused
 from minisl.kernels.cpu import rows
-from minisl.kernels.numpy_fused import BLOCK
+from minisl.kernels.numpy_fused import BLOCK, least_square
 from minisl.parallel import each, even
 
 LOGITS = 1 << 23  # how many logits linear_cross_entropy holds at a time
@@ -32,23 +32,22 @@ def matmul(a, b):
 
 
 def cross_entropy(logits, labels):
-    logits, losses = np.ascontiguousarray(logits), np.empty(len(logits), logits.dtype)
-    logsumexp = np.empty(len(logits), logits.dtype)
-    share(rows.cross_entropy, len(logits), logits.size, logits, labels)(losses, logsumexp)
-    return losses.sum(), logsumexp
+    losses, kept = np.empty(len(logits), logits.dtype), np.empty((2, len(logits)), logits.dtype)
+    share(rows.cross_entropy, len(logits), logits.size, plain(logits), plain(labels))(losses, kept)
+    return losses.sum(), kept
 
 
-def cross_entropy_backward(scale, logits, labels, logsumexp):
+def cross_entropy_backward(scale, logits, labels, kept):
     dz = np.array(logits, order="C")
-    share(rows.cross_entropy_backward, len(dz), dz.size, dz.dtype.type(scale), labels, logsumexp)(dz)
+    share(rows.cross_entropy_backward, len(dz), dz.size, dz.dtype.type(scale), plain(labels), plain(kept))(dz)
     return dz
 
 
 def linear_cross_entropy(x, weight, labels, scale):
     """Logits of a slice of tokens at a time, turned into their gradient where they stand"""
-    x, step = np.ascontiguousarray(x), max(64, LOGITS // len(weight) // 64 * 64)
+    x, labels, step = plain(x), plain(labels), max(64, LOGITS // len(weight) // 64 * 64)
     buffer, scale = np.empty((min(step, len(x)), len(weight)), x.dtype), x.dtype.type(scale)
-    losses, logsumexp = np.empty((2, len(x)), x.dtype)
+    losses, kept = np.empty(len(x), x.dtype), np.empty((2, len(x)), x.dtype)
     dx, dweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, x.dtype)
     for n in range(0, max(len(x), 1), step):  # once where there is no token: dweight is 0 then
         m = min(step, len(x) - n)
@@ -57,9 +56,9 @@ def linear_cross_entropy(x, weight, labels, scale):
         def logits(begin, end, x=x[here], z=z):
             np.matmul(x, weight[begin:end].T, out=z[:, begin:end])
 
-        def gradient(begin, end, labels=labels[here], z=z, losses=losses[here], logsumexp=logsumexp[here]):
-            rows.cross_entropy(z, labels, begin, end, losses, logsumexp)
-            rows.cross_entropy_backward(scale, labels, logsumexp, begin, end, z)
+        def gradient(begin, end, labels=labels[here], z=z, losses=losses[here], kept=kept[:, here]):
+            rows.cross_entropy(z, labels, begin, end, losses, kept)
+            rows.cross_entropy_backward(scale, labels, kept, begin, end, z)
 
         def products(begin, end, x=x[here], z=z, first=n == 0, shares=shares):
             shares.append((begin, z[:, begin:end] @ weight[begin:end]))
@@ -76,13 +75,13 @@ def linear_cross_entropy(x, weight, labels, scale):
 
 
 def rms_norm(x, gain, eps):
-    x, y, r = np.ascontiguousarray(x), np.empty(x.shape, x.dtype), np.empty((len(x), 1), x.dtype)
-    share(rows.rms_norm, len(x), x.size, x, gain, x.dtype.type(eps))(y, r[:, 0])
+    y, r = np.empty(x.shape, x.dtype), np.empty((len(x), 1), x.dtype)
+    share(rows.rms_norm, len(x), x.size, plain(x), plain(gain), x.dtype.type(eps), least_square(x.dtype))(y, r[:, 0])
     return y, r
 
 
 def rms_norm_backward(dy, x, gain, r):
-    dy, x, dx = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.empty(x.shape, x.dtype)
+    dy, x, gain, r, dx = plain(dy), plain(x), plain(gain), plain(r), np.empty(x.shape, x.dtype)
     shares = [(-1, np.zeros(len(gain), x.dtype))]  # there may be no token
 
     def tokens(begin, end):
@@ -95,13 +94,13 @@ def rms_norm_backward(dy, x, gain, r):
 
 
 def swiglu(a, b):
-    a, b, y = np.ascontiguousarray(a), np.ascontiguousarray(b), np.empty(a.shape, a.dtype)
+    a, b, y = plain(a), plain(b), np.empty(a.shape, a.dtype)
     share(rows.swiglu, a.size, a.size, a.reshape(-1), b.reshape(-1))(y.reshape(-1))
     return y
 
 
 def swiglu_backward(dy, a, b):
-    dy, a, b = (np.ascontiguousarray(t) for t in (dy, a, b))
+    dy, a, b = plain(dy), plain(a), plain(b)
     da, db = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
     share(rows.swiglu_backward, a.size, a.size, dy.reshape(-1), a.reshape(-1), b.reshape(-1))(da.reshape(-1), db.reshape(-1))
     return da, db
@@ -110,15 +109,15 @@ def swiglu_backward(dy, a, b):
 def rope(x, cos, sin):
     """x (..., T, d), best as a view of (B, T, H, d): that is how a projection leaves it"""
     if x.ndim == 4:
-        by_position = np.ascontiguousarray(x.swapaxes(1, 2))
+        by_position = plain(x.swapaxes(1, 2))
         return turned(by_position, cos, sin).swapaxes(1, 2)
-    return turned(np.ascontiguousarray(x), cos, sin)
+    return turned(plain(x), cos, sin)
 
 
 def turned(x, cos, sin):
     y, heads = np.empty(x.shape, x.dtype), x.shape[2] if x.ndim == 4 else 1
-    flat = x.reshape(-1, x.shape[-1])
-    share(rows.rope, len(flat), x.size, flat, np.ascontiguousarray(cos), np.ascontiguousarray(sin), heads)(y.reshape(flat.shape))
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    share(rows.rope, len(flat), x.size, flat, plain(cos), plain(sin), heads)(y.reshape(flat.shape))
     return y
 
 
@@ -142,8 +141,10 @@ def attention(q, k, v):
     return out, logsumexp
 
 
-def attention_backward(dout, q, k, v, out, logsumexp):
+def attention_backward(dout, q, k, v, out, kept):
     """The scores are computed again. A core takes all query heads of a key/value head, so that it alone adds to dK and dV."""
+    if isinstance(kept, tuple):  # what numpy_fused keeps
+        return numpy_fused.attention_backward(dout, q, k, v, out, kept)
     (B, H, Tq, d), (_, G, Tk, _) = q.shape, k.shape
     root, offset = q.dtype.type(1 / math.sqrt(d)), Tk - Tq
     dq = np.empty((B, Tq, H, d), q.dtype).swapaxes(1, 2)
@@ -152,8 +153,8 @@ def attention_backward(dout, q, k, v, out, logsumexp):
     def heads(begin, end):
         for b, g in groups(begin, end, G):
             h = slice(g.start * H // G, g.stop * H // G)
-            Q, O, L, dO, dQ = (by_group(a[b, h], g) for a in (q, out, logsumexp, dout, dq))
-            delta = np.ascontiguousarray(np.einsum("ghtd,ghtd->ght", dO, O))
+            Q, O, L, dO, dQ = (by_group(a[b, h], g) for a in (q, out, kept, dout, dq))
+            delta = plain(np.einsum("ghtd,ghtd->ght", dO, O))
             for i, j in blocks(Tq):
                 keys, here = j + offset, (..., slice(i, j), slice(None))
                 K, V = k[b, g, None, :keys], v[b, g, None, :keys]
@@ -178,7 +179,7 @@ def groups(begin, end, G):
 
 def by_group(a, g):
     """Some query heads (heads, ...) as (groups, heads of a group, ...)"""
-    return a.reshape(g.stop - g.start, -1, *a.shape[1:])
+    return a.reshape(g.stop - g.start, len(a) // (g.stop - g.start), *a.shape[1:])
 
 
 def blocks(queries):
@@ -187,48 +188,40 @@ def blocks(queries):
 
 def embedding_backward(dy, ids, vocab):
     """By columns, so that one core alone adds to an element"""
-    dy, dweight = np.ascontiguousarray(dy), np.zeros((vocab, dy.shape[1]), dy.dtype)
+    dy, ids, dweight = plain(dy), plain(ids), np.zeros((vocab, dy.shape[1]), dy.dtype)
     whole(lambda begin, end: rows.embedding_backward(dy, ids, begin, end, dweight), dy.shape[1], dy.size, 16)
     return dweight
 
 
 def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
     """One pass: p, g, m and v are read once, p, m and v written once"""
-    same_shape("adamw", p, g, m, v)
-    if not all(a.flags.c_contiguous for a in (p, m, v)):  # reshape would copy them, and the update be lost
+    if not all(a.flags.carray for a in (p, m, v)):  # reshape would copy them, and the update be lost
         return numpy_fused.adamw(p, g, m, v, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
     numbers = [T(c) for c in (b1, b2, 1 - b1, 1 - b2, lr / (1 - b1**t), 1 / math.sqrt(1 - b2**t), eps, 1 - lr * weight_decay)]
-    flat = [a.reshape(-1) for a in (p, np.ascontiguousarray(g), m, v)]
+    flat = [a.reshape(-1) for a in (p, plain(g), m, v)]
     whole(lambda begin, end: rows.adamw(*flat, *numbers, begin, end), p.size, p.size)
 
 
 def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
     """One pass over blocks of 256; NumPy's result to the bit"""
-    same_shape("adam8bit", p, g, m, v)
-    if not all(a.flags.c_contiguous for a in (p, m, v)):
+    if not all(a.flags.carray for a in (p, m, v, m_top, v_top)):
         return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
     (b1, b2), T = betas, p.dtype.type
     numbers = [T(c) for c in (1 - b1, 1 - b2, lr / (1 - b1**t), math.sqrt(1 - b2**t), eps, 1 - lr * weight_decay)]
     numbers = np.float32(b1), np.float32(b2), *numbers
-    flat = [a.reshape(-1) for a in (p, np.ascontiguousarray(g), m, v)]
+    flat = [a.reshape(-1) for a in (p, plain(g), m, v)]
 
     def blocks(begin, end):
-        rows.adam8bit(*flat, m_top, v_top, *tables, *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
+        rows.adam8bit(*flat, m_top, v_top, *map(plain, tables), *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
 
     whole(blocks, len(m_top), p.size)
-
-
-def same_shape(name, *arrays):
-    """Raise ValueError before a kernel reads beyond an array's end."""
-    if len({a.shape for a in arrays}) > 1:
-        raise ValueError(f"{name}: weights, gradient and moments have shapes {', '.join(str(a.shape) for a in arrays)}")
 
 
 def square_sum(arrays):
     """In float64, by blocks of a fixed size, so that the sum is the same for any number of cores"""
     block = 1 << 16
-    flat = [np.ascontiguousarray(a).reshape(-1) for a in arrays]
+    flat = [plain(a if a.dtype in (np.float32, np.float64) else a.astype(np.float64)).reshape(-1) for a in arrays]
     jobs = [(a, i) for a in flat for i in range(0, len(a), block)]
     sums = np.zeros(len(jobs))
 
@@ -239,6 +232,11 @@ def square_sum(arrays):
 
     whole(blocks, len(jobs), sum(map(len, flat)), 8)
     return float(sums.sum())
+
+
+def plain(a):
+    """As Numba's kernels are compiled for: C-contiguous, aligned and not read-only. The array itself if it is, else a copy."""
+    return a if a.flags.carray else np.array(a, order="C")
 
 
 def whole(work, n, size, grain=None):

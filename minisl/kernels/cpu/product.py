@@ -4,7 +4,7 @@ import numpy as np
 
 from minisl.kernels import numpy_backend
 from minisl.kernels.cpu import sparse
-from minisl.kernels.cpu.fused import in_order, linear, linear_backward, matmul
+from minisl.kernels.cpu.fused import in_order, linear, linear_backward, matmul, plain
 from minisl.kernels.cpu.sparse import scratch
 from minisl.parallel import each, even
 
@@ -36,7 +36,7 @@ def factored_forward(x, B, A, values, support, scale):
     """Y = s (X A^T) B^T + X S^T; also X A^T, which the backward pass needs again"""
     if len(x) < FEW:
         return factored_few(x, B, A, values, support, scale)
-    x, (out, width) = np.ascontiguousarray(x), support.shape
+    x, (out, width) = plain(x), support.shape
     At, sBt, entries = np.ascontiguousarray(A.T), scaled(B.T, scale), by_row(support, values)
     xA, y = np.empty((len(x), len(A)), x.dtype), np.empty((len(x), out), x.dtype)
 
@@ -53,7 +53,7 @@ def factored_forward(x, B, A, values, support, scale):
 
 
 def factored_few(x, B, A, values, support, scale):
-    x = np.ascontiguousarray(x)
+    x = plain(x)
     xA = np.matmul(x, A.T)
     y = np.matmul(scaled(xA, scale), B.T)
     sparse.spmm_few(x, *by_row(support, values), y)
@@ -62,7 +62,7 @@ def factored_few(x, B, A, values, support, scale):
 
 def factored_backward(dy, x, B, A, values, support, scale, xA=None):
     """dX = s (dY B) A + dY S;  dB = s dY^T (X A^T);  dA = s (dY B)^T X;  dvalues by SDDMM"""
-    dy, x, (out, width) = np.ascontiguousarray(dy), np.ascontiguousarray(x), support.shape
+    dy, x, (out, width) = plain(dy), plain(x), support.shape
     xA, n, r = linear(x, A) if xA is None else xA, len(x), len(A)
     sB, (order, columns, starts), transposed = scaled(B, scale), support.csr, by_column(support, values)
     dx, shares = np.empty((n, width), x.dtype), []
@@ -94,7 +94,7 @@ def factored_backward(dy, x, B, A, values, support, scale, xA=None):
 
 def spmm(x, values, support, transpose):
     """X S^T, or X S with transpose"""
-    x, (out, width) = np.ascontiguousarray(x), support.shape[::-1] if transpose else support.shape
+    x, (out, width) = plain(x), support.shape[::-1] if transpose else support.shape
     entries, y = (by_column if transpose else by_row)(support, values), np.zeros((len(x), out), x.dtype)
     each(lambda begin, end: sparse.spmm_add(x, *entries, begin, end, scratch(width, x.dtype), scratch(out, x.dtype), y), len(x))
     return y
@@ -102,7 +102,7 @@ def spmm(x, values, support, transpose):
 
 def sddmm(dy, x, support):
     """dvalues[k] = sum_t dY[t, row_k] X[t, col_k]"""
-    dy, x, (order, columns, starts) = np.ascontiguousarray(dy), np.ascontiguousarray(x), support.csr
+    dy, x, (order, columns, starts) = plain(dy), plain(x), support.csr
     shares = []
 
     def tokens(begin, end):
@@ -123,9 +123,9 @@ def scaled(B, scale):
 def by_row(support, values):
     """(values, columns, starts) of S row by row"""
     order, columns, starts = support.csr
-    return values[order], columns, starts
+    return plain(values[order]), columns, starts
 
 
 def by_column(support, values):
     order, rows, starts = support.csc
-    return values[order], rows, starts
+    return plain(values[order]), rows, starts

@@ -12,7 +12,7 @@ from minisl.kernels.numpy_fused import BLOCK
 
 # fastmath: sums may be split over vector lanes, a b + c be one instruction. No -ffinite-math: a NaN must stay one.
 kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
-exact = njit(nogil=True, cache=True, error_model="numpy")  # each operation rounded as NumPy rounds it
+exact = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)  # each operation rounded as NumPy rounds it
 part = njit(inline="always", error_model="numpy")  # of an exact kernel
 
 
@@ -57,38 +57,66 @@ def largest(z):
 
 
 @kernel
-def cross_entropy(logits, labels, begin, end, losses, logsumexp):
+def cross_entropy(logits, labels, begin, end, losses, kept):
+    """kept (2, N): the highest logit, and the sum of exp of the distances to it"""
     for n in range(begin, end):
         z, total = logits[n], logits.dtype.type(0)
         top = largest(z)
         for i in range(len(z)):
             total += exp(z[i] - top)
-        logsumexp[n] = top + np.log(total)
-        losses[n] = logsumexp[n] - z[labels[n]] if labels[n] != IGNORE_LABEL else 0
+        kept[0, n], kept[1, n] = top, total
+        losses[n] = difference(np.log(total), difference(z[labels[n]], top)) if labels[n] != IGNORE_LABEL else 0
+
+
+@exact
+def difference(a, b):
+    """a - b, whatever is added to it: log(total) + top first would round off what log(total) is."""
+    return a - b
 
 
 @kernel
-def cross_entropy_backward(scale, labels, logsumexp, begin, end, z):
+def cross_entropy_backward(scale, labels, kept, begin, end, z):
     """Logits become their gradient, in place"""
     for n in range(begin, end):
         if labels[n] == IGNORE_LABEL:
             z[n] = 0
             continue
-        row, shift = z[n], logsumexp[n]
+        row, top, share = z[n], kept[0, n], scale / kept[1, n]
         for i in range(len(row)):
-            row[i] = scale * exp(row[i] - shift)
+            row[i] = share * exp(row[i] - top)
         row[labels[n]] -= scale
 
 
 @kernel
-def rms_norm(x, gain, eps, begin, end, y, r):
+def rms_norm(x, gain, eps, low, begin, end, y, r):
+    """low: a mean square below it has lost digits"""
     for n in range(begin, end):
         squares = x.dtype.type(0)
         for i in range(x.shape[1]):
             squares += x[n, i] * x[n, i]
-        r[n] = x.dtype.type(1) / np.sqrt(squares / x.dtype.type(x.shape[1]) + eps)
-        for i in range(x.shape[1]):
-            y[n, i] = x[n, i] * r[n] * gain[i]
+        mean = squares / x.dtype.type(x.shape[1]) + eps
+        if low < mean < np.inf:
+            r[n] = x.dtype.type(1) / np.sqrt(mean)
+            for i in range(x.shape[1]):
+                y[n, i] = x[n, i] * r[n] * gain[i]
+        else:
+            r[n] = rms_norm_scaled(x[n], gain, eps, y[n])
+
+
+@exact
+def rms_norm_scaled(x, gain, eps, y):
+    """One row over its largest magnitude, whose squares neither overflow nor vanish. Returns r"""
+    one, top, squares = x.dtype.type(1), np.sqrt(eps), x.dtype.type(0)
+    for i in range(len(x)):
+        top = max(top, abs(x[i]))
+    if not 0 < top < np.inf:
+        top = one
+    for i in range(len(x)):
+        squares += x[i] / top * (x[i] / top)
+    r = one / np.sqrt(squares / x.dtype.type(len(x)) + eps / top / top)
+    for i in range(len(x)):
+        y[i] = x[i] / top * r * gain[i]
+    return r / top
 
 
 @kernel
@@ -97,11 +125,12 @@ def rms_norm_backward(dy, x, gain, r, begin, end, dx, dgain):
     for n in range(begin, end):
         mean, scale = x.dtype.type(0), r[n]
         for i in range(x.shape[1]):
-            mean += dy[n, i] * gain[i] * x[n, i]
-        mean *= scale * scale / x.dtype.type(x.shape[1])
+            mean += dy[n, i] * gain[i] * (x[n, i] * scale)
+        mean /= x.dtype.type(x.shape[1])
         for i in range(x.shape[1]):
-            dgain[i] += dy[n, i] * x[n, i] * scale
-            dx[n, i] = (dy[n, i] * gain[i] - x[n, i] * mean) * scale
+            normed = x[n, i] * scale
+            dgain[i] += dy[n, i] * normed
+            dx[n, i] = (dy[n, i] * gain[i] - normed * mean) * scale
 
 
 @kernel

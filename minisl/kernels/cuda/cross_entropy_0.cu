@@ -5,7 +5,7 @@
 
 #define LOWEST -3.4028235e38f  // of all floats; exp of the distance to it is 0
 
-extern "C" __global__ void cross_entropy(const float* logits, const int* labels, float* losses, float* logsumexp,
+extern "C" __global__ void cross_entropy(const float* logits, const int* labels, float* losses, float* kept,
                                          int n, int vocab) {
     const int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= n) return;
@@ -15,18 +15,19 @@ extern "C" __global__ void cross_entropy(const float* logits, const int* labels,
         highest = fmaxf(highest, z[v]);
     for (int v = 0; v < vocab; ++v)
         sum += expf(z[v] - highest);
-    logsumexp[t] = highest + logf(sum);
-    losses[t] = labels[t] < 0 ? 0 : logsumexp[t] - z[labels[t]];
+    kept[t] = highest;
+    kept[n + t] = sum;
+    losses[t] = labels[t] < 0 ? 0 : logf(sum) - (z[labels[t]] - highest);
 }
 
 extern "C" __global__ void cross_entropy_backward(const float* scale, const float* logits, const int* labels,
-                                                  const float* logsumexp, float* dz, int n, int vocab) {
+                                                  const float* kept, float* dz, int n, int vocab) {
     const int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= n) return;
     const int label = labels[t];
-    const float s = label < 0 ? 0 : *scale, total = logsumexp[t];
+    const float s = label < 0 ? 0 : *scale, highest = kept[t], share = s / kept[n + t];
     for (int v = 0; v < vocab; ++v) {
         const size_t k = (size_t)t * vocab + v;
-        dz[k] = s * (expf(logits[k] - total) - (v == label));
+        dz[k] = share * expf(logits[k] - highest) - (v == label ? s : 0);
     }
 }

@@ -13,7 +13,7 @@ __device__ void join(float& highest, float& sum, float other_highest, float othe
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const float* logits, const int* labels, float* losses,
-                                                                    float* logsumexp, int n, int vocab) {
+                                                                    float* kept, int n, int vocab) {
     __shared__ float highs[THREADS / 32], sums[THREADS / 32];
     const int t = blockIdx.x;
     const float* z = logits + (size_t)t * vocab;
@@ -32,16 +32,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(const float*
     if (threadIdx.x > 0) return;
     for (int warp = 1; warp < THREADS / 32; ++warp)
         join(highest, sum, highs[warp], sums[warp]);
-    logsumexp[t] = highest + logf(sum);
-    losses[t] = labels[t] < 0 ? 0 : logsumexp[t] - z[labels[t]];
+    kept[t] = highest;
+    kept[n + t] = sum;
+    losses[t] = labels[t] < 0 ? 0 : logf(sum) - (z[labels[t]] - highest);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_backward(const float* scale, const float* logits,
-        const int* labels, const float* logsumexp, float* dz, int n, int vocab) {
+        const int* labels, const float* kept, float* dz, int n, int vocab) {
     const int t = blockIdx.x, label = labels[t];
-    const float s = label < 0 ? 0 : *scale, total = logsumexp[t];
+    const float s = label < 0 ? 0 : *scale, highest = kept[t], share = s / kept[n + t];
     for (int v = threadIdx.x; v < vocab; v += THREADS) {
         const size_t k = (size_t)t * vocab + v;
-        dz[k] = s * (expf(logits[k] - total) - (v == label));
+        dz[k] = share * expf(logits[k] - highest) - (v == label ? s : 0);
     }
 }

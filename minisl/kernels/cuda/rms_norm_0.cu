@@ -8,10 +8,10 @@ extern "C" __global__ void rms_norm(const float* x, const float* gain, float* y,
     const int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= n) return;
     const size_t row = (size_t)t * width;
-    float sum = 0;
+    double sum = 0;  // the square of 1e20 is no float
     for (int c = 0; c < width; ++c)
-        sum += x[row + c] * x[row + c];
-    r[t] = 1 / sqrtf(sum / width + eps);
+        sum += (double)x[row + c] * x[row + c];
+    r[t] = 1 / sqrt(sum / width + eps);
     for (int c = 0; c < width; ++c)
         y[row + c] = x[row + c] * r[t] * gain[c];
 }
@@ -23,9 +23,9 @@ extern "C" __global__ void rms_norm_backward(const float* dy, const float* x, co
     const size_t row = (size_t)t * width;
     float sum = 0;
     for (int c = 0; c < width; ++c)
-        sum += gain[c] * dy[row + c] * x[row + c];
+        sum += gain[c] * dy[row + c] * (x[row + c] * r[t]);
     for (int c = 0; c < width; ++c)
-        dx[row + c] = r[t] * (gain[c] * dy[row + c] - x[row + c] * r[t] * r[t] * sum / width);
+        dx[row + c] = r[t] * (gain[c] * dy[row + c] - x[row + c] * r[t] * (sum / width));
 }
 
 extern "C" __global__ void rms_norm_gain(const float* dy, const float* x, const float* r, float* parts, int n, int width) {
@@ -34,6 +34,6 @@ extern "C" __global__ void rms_norm_gain(const float* dy, const float* x, const 
     if (c >= width) return;
     float sum = 0;
     for (int t = from; t < to; ++t)
-        sum += dy[(size_t)t * width + c] * x[(size_t)t * width + c] * r[t];
+        sum += dy[(size_t)t * width + c] * (x[(size_t)t * width + c] * r[t]);
     parts[(size_t)blockIdx.y * width + c] = sum;
 }

@@ -3,7 +3,7 @@
 // and goes on with the row, which is still in the cache.
 // Bytes: 12 an element forward, 28 backward, all of them used. Operations: 4 and 10, and 5 shuffles a row.
 
-__device__ float warp_sum(float sum) {
+__device__ double warp_sum(double sum) {
     for (int distance = 16; distance > 0; distance /= 2)
         sum += __shfl_xor_sync(0xffffffff, sum, distance);
     return sum;
@@ -13,10 +13,10 @@ extern "C" __global__ void rms_norm(const float* x, const float* gain, float* y,
     const int t = blockIdx.x * blockDim.y + threadIdx.y, lane = threadIdx.x;
     if (t >= n) return;
     const size_t row = (size_t)t * width;
-    float sum = 0;
+    double sum = 0;  // the square of 1e20 is no float
     for (int c = lane; c < width; c += 32)
-        sum += x[row + c] * x[row + c];
-    const float rt = 1 / sqrtf(warp_sum(sum) / width + eps);
+        sum += (double)x[row + c] * x[row + c];
+    const float rt = 1 / sqrt(warp_sum(sum) / width + eps);
     if (lane == 0) r[t] = rt;
     for (int c = lane; c < width; c += 32)
         y[row + c] = x[row + c] * rt * gain[c];
@@ -27,12 +27,13 @@ extern "C" __global__ void rms_norm_backward(const float* dy, const float* x, co
     const int t = blockIdx.x * blockDim.y + threadIdx.y, lane = threadIdx.x;
     if (t >= n) return;
     const size_t row = (size_t)t * width;
+    const float rt = r[t];
     float sum = 0;
     for (int c = lane; c < width; c += 32)
-        sum += gain[c] * dy[row + c] * x[row + c];
-    const float rt = r[t], shrink = rt * rt * warp_sum(sum) / width;
+        sum += gain[c] * dy[row + c] * (x[row + c] * rt);
+    const float shrink = warp_sum(sum) / width;
     for (int c = lane; c < width; c += 32)
-        dx[row + c] = rt * (gain[c] * dy[row + c] - x[row + c] * shrink);
+        dx[row + c] = rt * (gain[c] * dy[row + c] - x[row + c] * rt * shrink);
 }
 
 extern "C" __global__ void rms_norm_gain(const float* dy, const float* x, const float* r, float* parts, int n, int width) {
@@ -41,6 +42,6 @@ extern "C" __global__ void rms_norm_gain(const float* dy, const float* x, const 
     if (c >= width) return;
     float sum = 0;
     for (int t = from; t < to; ++t)
-        sum += dy[(size_t)t * width + c] * x[(size_t)t * width + c] * r[t];
+        sum += dy[(size_t)t * width + c] * (x[(size_t)t * width + c] * r[t]);
     parts[(size_t)blockIdx.y * width + c] = sum;
 }

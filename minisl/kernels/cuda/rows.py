@@ -28,19 +28,19 @@ def by_element(op, count):
 
 def cross_entropy(logits, labels):
     xp, (n, vocab) = array_module(logits), logits.shape
-    losses, logsumexp = xp.empty(n, logits.dtype), xp.empty(n, logits.dtype)
+    losses, kept = xp.empty(n, logits.dtype), xp.empty((2, n), logits.dtype)
     launch("cross_entropy", *by_row("cross_entropy", n), logits=dense_copy(logits), labels=labels.astype("int32"), losses=losses,
-           logsumexp=logsumexp, n=n, vocab=vocab)
-    return losses.sum(), logsumexp
+           kept=kept, n=n, vocab=vocab)
+    return losses.sum(), kept
 
 
-def cross_entropy_backward(scale, logits, labels, logsumexp, out=None):
+def cross_entropy_backward(scale, logits, labels, kept, out=None):
     """out: where dz goes, may be logits itself"""
     xp, (n, vocab) = array_module(logits), logits.shape
     logits = dense_copy(logits)
     dz = xp.empty_like(logits) if out is None else out
     launch("cross_entropy", *by_row("cross_entropy", n), kernel="cross_entropy_backward",
-           scale=xp.asarray(scale, logits.dtype).reshape(1), logits=logits, labels=labels.astype("int32"), logsumexp=logsumexp,
+           scale=xp.asarray(scale, logits.dtype).reshape(1), logits=logits, labels=labels.astype("int32"), kept=dense_copy(kept),
            dz=dz, n=n, vocab=vocab)
     return dz
 
@@ -51,8 +51,8 @@ def linear_cross_entropy(x, weight, labels, scale):
     for n in range(0, len(x), step):
         rows = slice(n, n + step)
         logits = matmul(x[rows], weight.T)
-        part, logsumexp = cross_entropy(logits, labels[rows])
-        dz = cross_entropy_backward(scale, logits, labels[rows], logsumexp, out=logits)
+        part, kept = cross_entropy(logits, labels[rows])
+        dz = cross_entropy_backward(scale, logits, labels[rows], kept, out=logits)
         dx[rows] = matmul(dz, weight)
         dweight += matmul(dz.T, x[rows])
         loss = loss + part
@@ -71,7 +71,7 @@ def rms_norm_backward(dy, x, gain, r):
     xp, (n, width) = array_module(x), x.shape
     slices = min(SLICES, pieces(n, 128))
     dx, parts = xp.empty((n, width), x.dtype), xp.empty((slices, width), x.dtype)
-    same = {"dy": dense_copy(dy), "x": dense_copy(x), "r": r, "n": n, "width": width}
+    same = {"dy": dense_copy(dy), "x": dense_copy(x), "r": dense_copy(r), "n": n, "width": width}
     launch("rms_norm", *by_row("rms_norm", n, per_warp=True), kernel="rms_norm_backward", gain=dense_copy(gain), dx=dx, **same)
     launch("rms_norm", (pieces(width, 128), slices), (128,), kernel="rms_norm_gain", parts=parts, **same)
     return dx, parts.sum(axis=0)
@@ -93,7 +93,7 @@ def swiglu_backward(dy, a, b):
 
 def rope(x, cos, sin):
     if x.ndim != 4:
-        return rope(x.reshape((1,) * (4 - x.ndim) + x.shape), cos, sin).reshape(x.shape)
+        return rope(x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:]), cos, sin).reshape(x.shape)
     x = heads(x)
     y = heads_like(x)
     (B, H, T, d), (batch, head, position) = x.shape, strides(x)
@@ -120,7 +120,7 @@ def attention_backward(dout, q, k, v, out, kept):
     k, v = alike(k, v)
     dq, dk, dv = heads_like(q), heads_like(k), heads_like(k)
     delta = array_module(q).empty(q.shape[:3], q.dtype)
-    same = {"dout": flat(dout), "q": flat(q), "k": flat(k), "v": flat(v), "logsumexp": kept, **sizes(q, k)}
+    same = {"dout": flat(dout), "q": flat(q), "k": flat(k), "v": flat(v), "logsumexp": dense_copy(kept), **sizes(q, k)}
     launch("attention_dq", *over("attention_dq", q), o=flat(out), dq=flat(dq), delta=delta, **same)
     launch("attention_dkv", *over("attention_dkv", k), delta=delta, dk=flat(dk), dv=flat(dv), **same)
     return dq, dk, dv
@@ -149,7 +149,7 @@ def sizes(q, k):
 
 def heads(x):
     """x itself if it lies in one of the two ways, else a copy that does."""
-    return x if x.flags.c_contiguous or x.swapaxes(1, 2).flags.c_contiguous else array_module(x).ascontiguousarray(x)
+    return x if is_dense(x) or is_dense(x.swapaxes(1, 2)) else x.copy(order="C")
 
 
 def alike(first, *others):
@@ -189,12 +189,12 @@ def adamw(p, g, m, v, lr, betas, eps, weight_decay, t):
 
 
 def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
-    if not all(map(is_dense, (p, m, v))):
+    if not all(map(is_dense, (p, m, v, m_top, v_top))):
         return numpy_fused.adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t)
     blocks = pieces(p.size, 256)
     grid, block = ((pieces(blocks, 128),), (128,)) if ladder.rung("adam8bit") == 0 else ((blocks,), (256,))
-    launch("adam8bit", grid, block, p=p, g=dense_copy(g), m=m, v=v, m_top=m_top, v_top=v_top, signed_table=tables[0],
-           unsigned_table=tables[1], count=p.size, **adam(lr, betas, eps, weight_decay, t))
+    launch("adam8bit", grid, block, p=p, g=dense_copy(g), m=m, v=v, m_top=m_top, v_top=v_top, signed_table=dense_copy(tables[0]),
+           unsigned_table=dense_copy(tables[1]), count=p.size, **adam(lr, betas, eps, weight_decay, t))
 
 
 def square_sum(arrays):

@@ -94,7 +94,7 @@ def test_training_step(algorithm, device):
                 p.data = draws.standard_normal(p.shape).astype(np.float32) / 4
         model.to(xp)
         with kernels.using(backend, xp):
-            assert (kernels.of(xp.zeros(1, np.float32)) is cuda) == (backend != "numpy")
+            assert (kernels.of(xp.zeros(1, np.float32)).module is cuda) == (backend != "numpy")
             loss = model.loss(xp.asarray(ids[:, :-1]), xp.asarray(ids[:, 1:]), 1 / 39)
             loss.backward()
         return {"loss": to_numpy(np.asarray(loss.data) if xp is np else loss.data)} | {
