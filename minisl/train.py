@@ -208,8 +208,8 @@ class Trainer:
             at["best"] = {"step": record["step"], "val_loss": record["val_loss"]}
         if record["grad_norm"] == 0 and not self.said_zero:
             self.said_zero = True
-            self.say(f"step {record['step']}: every gradient is exactly 0, so nothing is learned; the weights are too large or dead "
-                     "(begin anew with a lower --lr or --clip-norm 1)")
+            self.say(f"step {record['step']}: every gradient is exactly 0, so nothing is learned (begin anew with a lower --lr "
+                     "or --clip-norm 1)")
         if self.leads:
             self.metrics.append(record)
         self.watchers.tell("on_step", record)

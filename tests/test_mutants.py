@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from minisl import evaluate, kernels, parallel
 from minisl.autograd import Function, tensor
 from minisl.autograd.ops import elementwise, fused, index, reduce, shape
-from minisl.autograd.ops.matmul import MatMul
+from minisl.autograd.ops.matmul import Einsum, MatMul
 from minisl.data import batches, corpora, make_tokenizer, tokenizers
 from minisl.kernels import Support, cost, numpy_backend, numpy_fused, reference
 from minisl.kernels.support import starts
@@ -88,12 +88,19 @@ def test_every_op(op, mistake, killed):
 # function, what is there, what is put in its place
 OP_MUTANTS = [
     (elementwise.Mul.backward, "grad * b, grad * a", "grad * a, grad * b"),
-    (elementwise.Div.backward, "/ (b * b)", "/ b"),
+    (elementwise.Div.backward, "(a / b / b)", "(a / b)"),
     (elementwise.Div.backward, "grad / b,", "grad * b,"),
-    (elementwise.Maximum.backward, "(a > b)", "(a < b)"),
+    (elementwise.Maximum.backward, "a < b", "a > b"),
+    (elementwise.Minimum.backward, "b > a", "b < a"),
+    (elementwise.Minimum.forward, "minimum(a, b)", "minimum(a, 0 * b)"),
     (elementwise.Where.backward, "~mask", "mask"),
+    (elementwise.Abs.backward, "x < 0", "x > 0"),
     (elementwise.Power.backward, "x ** (p - 1)", "x ** p"),
-    (elementwise.Power.backward, "grad * p *", "grad *"),
+    (elementwise.Power.backward, "(p * x", "(x"),
+    (elementwise.PowerOf.backward, "b - 1", "b"),
+    (elementwise.PowerOf.backward, "grad * (b *", "grad * ("),
+    (elementwise.PowerOf.backward, "y * xp.log(xp.where(zero, 1, a))", "y"),
+    (elementwise.PowerOf.backward, "y * xp.log(xp.where(zero, 1, a))", "xp.log(xp.where(zero, 1, a))"),
     (elementwise.Log.backward, "grad / x", "grad * x"),
     (elementwise.Sqrt.backward, "0.5 * grad", "grad"),
     (elementwise.Rsqrt.backward, "y * y * y", "y * y"),
@@ -102,8 +109,14 @@ OP_MUTANTS = [
     (elementwise.SiLU.backward, "(1 + x * (1 - s))", "(1 + x * s)"),
     (elementwise.SiLU.backward, "(1 + x * (1 - s))", "1"),
     (reduce.Mean.backward, "grad / n", "grad"),
-    (reduce.Mean.forward, "x.size // y.size", "x.size"),
-    (reduce.Max.backward, "/ hit.sum(axis=axis, keepdims=True)", "/ x.dtype.type(2)"),
+    (reduce.Mean.forward, "math.prod(x.shape[k] for k in axis)", "x.size"),
+    (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "/ 2"),
+    (reduce.Extremum.backward, "~hit", "hit"),
+    (reduce.CumSum.backward, "xp.flip(xp.flip(grad, axis).cumsum(axis=axis), axis)", "grad.cumsum(axis=axis)"),
+    (reduce.LogSumExp.forward, "+ top", ""),
+    (reduce.LogSumExp.backward, "x - y", "x"),
+    (reduce.var, "n - correction", "n"),
+    (reduce.var, "x.size //", "0 + x.size or"),
     (reduce.Softmax.forward, "p.sum(axis=axis", "p.sum(axis=-1"),
     (reduce.Softmax.backward, "(grad * p).sum", "grad.sum"),
     (reduce.Softmax.backward, "- (grad * p).sum(axis=axis, keepdims=True)", ""),
@@ -115,6 +128,8 @@ OP_MUTANTS = [
     (index.Gather.backward, "xp.add.at(dx, tuple(where), grad)", "dx[tuple(where)] = grad"),
     (MatMul.backward, "grad @ b.swapaxes(-1, -2)", "grad @ b"),
     (MatMul.backward, "a.swapaxes(-1, -2) @ grad", "a @ grad"),
+    (Einsum.backward, "if j != i", "if j < i"),
+    (Einsum.backward, "(inputs[i], xp.ones_like(xs[i]))", "(inputs[i], 2 * xp.ones_like(xs[i]))"),
     (fused.CrossEntropy.forward, "sum().astype(logits.dtype)", "sum().astype(logits.dtype) + logits.dtype.type(1)"),
     (fused.CrossEntropy.forward, "(labels != IGNORE_LABEL).sum()", "np.int64(len(labels))"),
     (fused.CrossEntropy.forward, "if mean else logits.dtype.type(1)", ""),
@@ -180,10 +195,25 @@ SEVERAL_SLICES = within("numpy", [ops_tests.test_linear_cross_entropy_over_sever
 OVERFLOW = [partial(ops_tests.test_large_inputs_do_not_overflow, op) for op in (ops_tests.ops.softmax, ops_tests.ops.log_softmax)]
 MUTANTS = [(f, old, new, partial(op_mutant_checks, f)) for f, old, new in OP_MUTANTS] + [
     (f, old, new, lambda checks=checks: checks) for f, old, new, checks in [
-        (elementwise.Maximum.backward, "0.5 *", "1.0 *", [ops_tests.test_maximum_splits_a_tie]),
-        (reduce.Max.backward, "/ hit.sum(axis=axis, keepdims=True)", "", [ops_tests.test_max_splits_a_tie]),
-        (reduce.Softmax.forward, "x - x.max(axis=axis, keepdims=True)", "x", OVERFLOW),
-        (reduce.LogSoftmax.forward, "x - x.max(axis=axis, keepdims=True)", "x + 0", OVERFLOW),
+        (elementwise.halved, "grad / 2", "grad", [ops_tests.test_maximum_splits_a_tie]),
+        (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "", [ops_tests.test_max_splits_a_tie]),
+        (reduce.Softmax.forward, "x - largest(x, axis)", "x", OVERFLOW),
+        (reduce.LogSoftmax.forward, "x - largest(x, axis)", "x + 0", OVERFLOW),
+        *((f, old, new, ops_tests.check_masks()) for f, old, new in [
+            (elementwise.unless, "where(mask, grad.dtype.type(0), grad)", "multiply(~mask, grad)"),
+            (elementwise.Abs.backward, "unless(x == 0, array_module(x).where(x < 0, -grad, grad))", "grad * array_module(x).sign(x)"),
+            (elementwise.relu, "x <= 0", "x < 0"),
+            (elementwise.Power.backward, "if p else", "if True else"),
+            (elementwise.PowerOf.backward, "unless(b == 0, ", "("),
+            (elementwise.PowerOf.backward, "unless(zero, ", "("),
+            (reduce.std, "where(v == 0, 1.0, v)", "v"),
+            (elementwise.clip, "x < low", "x <= low"),
+        ]),
+        *((f, old, new, ops_tests.check_small()) for f, old, new in [
+            (elementwise.Div.backward, "(a / b / b)", "a / (b * b)"),
+            (elementwise.logistic, "xp.where(x < 0, e, e.dtype.type(1)) / (1 + e)", "0.5 * (1 + xp.tanh(0.5 * x))"),
+            (elementwise.logistic, "-1.0 * xp.abs(x)", "-x"),
+        ]),
         (numpy_fused.cross_entropy, "logits.max(axis=1)", "0 * logits.max(axis=1)", within("numpy", [partial(ops_tests.test_cross_entropy_survives_large_logits, "numpy")])),
         (numpy_fused.attention, "e -= e.max(axis=-2, keepdims=True)", "pass", within("numpy", [partial(ops_tests.test_attention_survives_large_scores, "numpy")])),
         (numpy_fused.linear_cross_entropy, "dweight += dz.T", "dweight[:] = dz.T", SEVERAL_SLICES),

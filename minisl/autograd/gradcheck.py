@@ -93,7 +93,7 @@ def measure(function, arrays, i, directions, weights, sizes):
 
 
 def errors(derived, measured, noise, trusted=math.inf):
-    """The relative error of each entry, beyond noise; infinite where something is not finite, or there is more noise than that."""
+    """Relative errors beyond noise; infinite where something is not finite, or the noise more than `trusted` of the entry."""
     scale = np.maximum(np.maximum(abs(derived), abs(measured)), 1e-3 * abs(measured[np.isfinite(measured)]).max(initial=0))
     with np.errstate(invalid="ignore"):
         beyond = np.maximum(abs(derived - measured) - noise, 0) / np.where(scale == 0, 1, scale)

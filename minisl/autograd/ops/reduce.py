@@ -3,6 +3,8 @@
 import builtins
 import math
 
+import numpy as np
+
 from minisl.autograd.ops.elementwise import sqrt, unless, where
 from minisl.autograd.ops.shape import axes_of
 from minisl.autograd.tensor import Function
@@ -18,8 +20,8 @@ def expand(folded, shape, axis, keepdims):
 
 
 def largest(x, axis):
-    """The maximum along the axes, which are kept: what is subtracted before an exponential. Of nothing, 0."""
-    return x.max(axis=axis, keepdims=True) if x.size else x.sum(axis=axis, keepdims=True)
+    """The maximum along the axes, which are kept, as a float: what is subtracted before an exponential. Of nothing, 0."""
+    return 1.0 * (x.max(axis=axis, keepdims=True) if x.size else x.sum(axis=axis, keepdims=True))
 
 
 class Sum(Function):
@@ -89,7 +91,8 @@ class LogSumExp(Function):
     def forward(ctx, x, axis, keepdims):
         xp, top = array_module(x), largest(x, axis)
         top = xp.where(xp.isfinite(top), top, 0)
-        y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+        with np.errstate(divide="ignore"):  # of nothing it is -inf
+            y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
         ctx.save(x, y, axis, keepdims)
         return y if keepdims else y.squeeze(axis)
 
@@ -122,7 +125,8 @@ class LogSoftmax(Function):
     def forward(ctx, x, axis):
         xp = array_module(x)
         y = x - largest(x, axis)
-        y = y - xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+        with np.errstate(divide="ignore"):  # of nothing
+            y = y - xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
         ctx.save(y, axis)
         return y
 
