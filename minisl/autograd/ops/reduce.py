@@ -163,9 +163,9 @@ def min(x, axis=None, keepdims=False):
 
 def var(x, axis=None, keepdims=False, correction=1):
     """The variance: the sum of squared distances from the mean over n - correction (1 as in PyTorch; NumPy's default is 0)."""
-    squares = (x - mean(x, axis, True)) ** 2
-    n = x.size // builtins.max(sum(x, axis).size, 1)
-    return sum(squares, axis, keepdims) / float(builtins.max(n - correction, 0))
+    m = mean(x, axis, True)
+    n = x.size // builtins.max(m.size, 1)
+    return sum((x - m) ** 2, axis, keepdims) / builtins.max(n - correction, 0)
 
 
 def std(x, axis=None, keepdims=False, correction=1):
