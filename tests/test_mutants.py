@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from minisl import evaluate, kernels, parallel
 from minisl.autograd import Function, tensor
-from minisl.autograd.ops import elementwise, fused, index, reduce, shape
+from minisl.autograd.ops import composed, elementwise, fused, index, reduce, shape
 from minisl.autograd.ops.matmul import Einsum, MatMul
 from minisl.data import batches, corpora, make_tokenizer, tokenizers
 from minisl.kernels import Support, cost, numpy_backend, numpy_fused, reference
@@ -112,7 +112,7 @@ OP_MUTANTS = [
     (reduce.Mean.forward, "math.prod(x.shape[k] for k in axis)", "x.size"),
     (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "/ 2"),
     (reduce.Extremum.backward, "~hit", "hit"),
-    (reduce.CumSum.backward, "xp.flip(xp.flip(grad, axis).cumsum(axis=axis), axis)", "grad.cumsum(axis=axis)"),
+    (reduce.CumSum.backward, "grad[back].cumsum(axis=axis)[back]", "grad.cumsum(axis=axis)"),
     (reduce.LogSumExp.forward, "+ top", ""),
     (reduce.LogSumExp.backward, "x - y", "x"),
     (reduce.Softmax.forward, "p.sum(axis=axis", "p.sum(axis=-1"),
@@ -126,8 +126,9 @@ OP_MUTANTS = [
     (index.Gather.backward, "xp.add.at(dx, tuple(where), grad)", "dx[tuple(where)] = grad"),
     (MatMul.backward, "grad @ b.swapaxes(-1, -2)", "grad @ b"),
     (MatMul.backward, "a.swapaxes(-1, -2) @ grad", "a @ grad"),
-    (Einsum.backward, "if j != i", "if j < i"),
-    (Einsum.backward, "(inputs[i], xp.ones_like(xs[i]))", "(inputs[i], 2 * xp.ones_like(xs[i]))"),
+    (Einsum.backward, "*terms[i + 1:]", ""),
+    (Einsum.backward, "ones(x)", "x"),
+    (Einsum.backward, "(output, grad), ", ""),
     (fused.CrossEntropy.forward, "sum().astype(logits.dtype)", "sum().astype(logits.dtype) + logits.dtype.type(1)"),
     (fused.CrossEntropy.forward, "(labels != IGNORE_LABEL).sum()", "np.int64(len(labels))"),
     (fused.CrossEntropy.forward, "if mean else logits.dtype.type(1)", ""),
@@ -197,6 +198,9 @@ MUTANTS = [(f, old, new, partial(op_mutant_checks, f)) for f, old, new in OP_MUT
         (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "", [ops_tests.test_max_splits_a_tie]),
         (reduce.Softmax.forward, "x - largest(x, axis)", "x", OVERFLOW),
         (reduce.LogSoftmax.forward, "x - largest(x, axis)", "x + 0", OVERFLOW),
+        *((composed.cross_entropy, old, new, [partial(check_value, case) for case in ("cross_entropy none", "cross_entropy smoothed")])
+          for old, new in [("(1 - label_smoothing)", "1"), ("losses = ops.where(kept, losses, 0.0)", "pass"), ("kept.sum()", "kept.size"),
+                           ("log_p.mean(-1) * label", "log_p.sum(-1) * label"), ('if reduction == "none"', "if False")]),
         (reduce.var, "max(n - correction, 0)", "max(n, 0)", [partial(check_value, "var")]),
         (reduce.var, "// builtins.max(m.size, 1)", "", [partial(check_value, "var")]),
         *((f, old, new, ops_tests.check_masks()) for f, old, new in [

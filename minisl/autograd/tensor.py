@@ -45,6 +45,13 @@ def no_grad():
     return recording(False)
 
 
+class NumpyOnly:
+    """NumPy asks the class for `__array_ufunc__`, CuPy the tensor, where None says: leave your operators to mine."""
+
+    def __get__(self, t, cls):
+        return cls.call_ufunc if t is None else None
+
+
 class Tensor:
     """An array and, after `backward`, the gradient of a scalar with respect to it.
 
@@ -61,7 +68,7 @@ class Tensor:
     those that are ops too, such as np.exp, are the ops.
     """
 
-    __array_priority__ = 1000  # `array * tensor` calls Tensor.__rmul__: what CuPy's arrays ask
+    __array_ufunc__ = NumpyOnly()
 
     def __init__(self, data, requires_grad=False):
         array = real(raw(data), "Tensor")
@@ -113,7 +120,8 @@ class Tensor:
             raise TypeError("an array made of this tensor would lose its gradient; write t.data, or use minisl.autograd.ops")
         return np.array(to_numpy(self.data), dtype, copy=copy)
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+    def call_ufunc(self, ufunc, method, *inputs, **options):
+        """What NumPy calls for np.exp(t), and for `array * t`."""
         name = UFUNCS.get(ufunc.__name__, ufunc.__name__)
         if name in ops.__all__ and method == "__call__" and not options:
             return getattr(ops, name)(*inputs)

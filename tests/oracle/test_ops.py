@@ -24,8 +24,8 @@ def torch_rope(x):
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def torch_cross_entropy(z, reduction):
-    return F.cross_entropy(z.flatten(0, 1), torch.tensor(LABELS).flatten(), reduction=reduction)
+def torch_cross_entropy(z, reduction, smoothing=0.0):
+    return F.cross_entropy(z.flatten(0, 1), torch.tensor(LABELS).flatten(), reduction=reduction, label_smoothing=smoothing)
 
 
 def torch_attention(q, k, v):
@@ -106,6 +106,12 @@ CASES = {
     "linear": (ops.linear, F.linear, (2, 3, 4), (5, 4)),
     "cross_entropy": (lambda z: ops.cross_entropy(z, LABELS), lambda z: torch_cross_entropy(z, "mean"), (2, 3, 5)),
     "cross_entropy, sum": (lambda z: ops.cross_entropy(z, LABELS, "sum"), lambda z: torch_cross_entropy(z, "sum"), (2, 3, 5)),
+    "cross_entropy, of each": (lambda z: ops.cross_entropy(z, LABELS, "none"),
+                               lambda z: torch_cross_entropy(z, "none").reshape(LABELS.shape), (2, 3, 5)),
+    "cross_entropy, smoothed": (lambda z: ops.cross_entropy(z, LABELS, label_smoothing=0.2),
+                                lambda z: torch_cross_entropy(z, "mean", 0.2), (2, 3, 5)),
+    "cross_entropy, smoothed, sum": (lambda z: ops.cross_entropy(z, LABELS, "sum", 1.0),
+                                     lambda z: torch_cross_entropy(z, "sum", 1.0), (2, 3, 5)),
     "cross_entropy of large numbers": (lambda z: ops.cross_entropy(z * 1e3, LABELS),
                                        lambda z: torch_cross_entropy(z * 1e3, "mean"), (2, 3, 5)),
     "linear_cross_entropy": (lambda x, w: ops.linear_cross_entropy(x, w, LABELS, 0.3),

@@ -130,7 +130,7 @@ class Abs(Function):
     @staticmethod
     def forward(ctx, x):
         ctx.save(x)
-        return array_module(x).abs(x)
+        return array_module(x).absolute(x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -292,7 +292,7 @@ class SiLU(Function):
 def logistic(x):
     """1 / (1 + e^-x), for negative x as e^x / (1 + e^x): no overflow, and no small value lost beside 1."""
     xp = array_module(x)
-    e = xp.exp(-1.0 * xp.abs(x))
+    e = xp.exp(-1.0 * xp.absolute(x))
     return xp.where(x < 0, e, e.dtype.type(1)) / (1 + e)
 
 

@@ -1,5 +1,7 @@
 """Matrix products."""
 
+import numpy as np
+
 from minisl.autograd.ops.shape import squeeze, unsqueeze
 from minisl.autograd.tensor import Function, operands
 from minisl.backend import array_module
@@ -32,18 +34,22 @@ class Einsum(Function):
     @staticmethod
     def forward(ctx, *xs, inputs, output):
         ctx.save(xs, inputs, output)
-        return array_module(xs[0]).einsum(f"{','.join(inputs)}->{output}", *xs, optimize=True)
+        return summed(list(zip(inputs, xs)), output)
 
     @staticmethod
     def backward(ctx, grad):
         xs, inputs, output = ctx.saved
-        xp = array_module(grad)
+        terms, ones = list(zip(inputs, xs)), array_module(grad).ones_like
+        return tuple(summed([(output, grad), *terms[:i], (letters, ones(x)), *terms[i + 1:]], letters) if ctx.needs[i] else None
+                     for i, (letters, x) in enumerate(terms))
 
-        def gradient(i):
-            parts = [(output, grad), *((inputs[j], xs[j]) for j in range(len(xs)) if j != i), (inputs[i], xp.ones_like(xs[i]))]
-            return xp.einsum(f"{','.join(letters for letters, _ in parts)}->{inputs[i]}", *(x for _, x in parts), optimize=True)
 
-        return tuple(gradient(i) if need else None for i, need in enumerate(ctx.needs))
+def summed(terms, output):
+    """The product of arrays with their letters, summed over those that the output lacks."""
+    arrays = [x for _, x in terms]
+    xp = array_module(arrays[0])
+    order = {"optimize": True} if xp is np else {}  # pairs of them by BLAS; CuPy does so by itself
+    return xp.einsum(f"{','.join(letters for letters, _ in terms)}->{output}", *arrays, **order)
 
 
 def matmul(a, b):
