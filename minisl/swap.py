@@ -41,7 +41,7 @@ def swap_linears(model, how, *, rng, only=None, start=None, **settings):
     how = how if isinstance(how, Method) else method(how, **settings)
     made, names = {}, []
     only = (only,) if isinstance(only, str) else only
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         if type(module) is Linear and wanted(path, how, only):
             names.append(path)
             if id(module) not in made:  # one that is in two places stays one

@@ -48,6 +48,7 @@ class Trainer:
         if settings.tensorboard and self.leads:
             self.watchers.callbacks.append(TensorBoard(run / "tensorboard"))
         self.resumed, self.rolled_back, self.tokens_per_second = bool(found), (None, 0), 0.0
+        self.said_zero = False  # that the gradients are all zero
         self.at = {"step": 0, "batch": 0, "tokens": 0, "mean_loss": None, "best": None, "processes": group.size}  # how far it is
 
         # Text -> tokens -> batches
@@ -205,6 +206,10 @@ class Trainer:
         best = "val_loss" in record and (not at["best"] or record["val_loss"] < at["best"]["val_loss"])
         if best:
             at["best"] = {"step": record["step"], "val_loss": record["val_loss"]}
+        if record["grad_norm"] == 0 and not self.said_zero:
+            self.said_zero = True
+            self.say(f"step {record['step']}: every gradient is exactly 0, so nothing is learned (begin anew with a lower --lr "
+                     "or --clip-norm 1)")
         if self.leads:
             self.metrics.append(record)
         self.watchers.tell("on_step", record)

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from minisl import evaluate, kernels, parallel
 from minisl.autograd import Function, tensor
-from minisl.autograd.ops import elementwise, fused, index, reduce, shape
-from minisl.autograd.ops.matmul import MatMul
+from minisl.autograd.ops import composed, elementwise, fused, index, reduce, shape
+from minisl.autograd.ops.matmul import Einsum, MatMul
 from minisl.data import batches, corpora, make_tokenizer, tokenizers
 from minisl.kernels import Support, cost, numpy_backend, numpy_fused, reference
 from minisl.kernels.support import starts
@@ -88,12 +88,19 @@ def test_every_op(op, mistake, killed):
 # function, what is there, what is put in its place
 OP_MUTANTS = [
     (elementwise.Mul.backward, "grad * b, grad * a", "grad * a, grad * b"),
-    (elementwise.Div.backward, "/ (b * b)", "/ b"),
+    (elementwise.Div.backward, "(a / b / b)", "(a / b)"),
     (elementwise.Div.backward, "grad / b,", "grad * b,"),
-    (elementwise.Maximum.backward, "(a > b)", "(a < b)"),
+    (elementwise.Maximum.backward, "a < b", "a > b"),
+    (elementwise.Minimum.backward, "b > a", "b < a"),
+    (elementwise.Minimum.forward, "minimum(a, b)", "minimum(a, 0 * b)"),
     (elementwise.Where.backward, "~mask", "mask"),
+    (elementwise.Abs.backward, "x < 0", "x > 0"),
     (elementwise.Power.backward, "x ** (p - 1)", "x ** p"),
-    (elementwise.Power.backward, "grad * p *", "grad *"),
+    (elementwise.Power.backward, "(p * x", "(x"),
+    (elementwise.PowerOf.backward, "b - 1", "b"),
+    (elementwise.PowerOf.backward, "grad * (b *", "grad * ("),
+    (elementwise.PowerOf.backward, "y * xp.log(xp.where(zero, 1, a))", "y"),
+    (elementwise.PowerOf.backward, "y * xp.log(xp.where(zero, 1, a))", "xp.log(xp.where(zero, 1, a))"),
     (elementwise.Log.backward, "grad / x", "grad * x"),
     (elementwise.Sqrt.backward, "0.5 * grad", "grad"),
     (elementwise.Rsqrt.backward, "y * y * y", "y * y"),
@@ -101,9 +108,13 @@ OP_MUTANTS = [
     (elementwise.Sigmoid.backward, "(1 - y)", "(1 + y)"),
     (elementwise.SiLU.backward, "(1 + x * (1 - s))", "(1 + x * s)"),
     (elementwise.SiLU.backward, "(1 + x * (1 - s))", "1"),
-    (reduce.Mean.backward, "grad / n", "grad"),
-    (reduce.Mean.forward, "x.size // y.size", "x.size"),
-    (reduce.Max.backward, "/ hit.sum(axis=axis, keepdims=True)", "/ x.dtype.type(2)"),
+    (reduce.Mean.backward, "grad / builtins.max(n, 1)", "grad"),
+    (reduce.Mean.forward, "math.prod(x.shape[k] for k in axis)", "x.size"),
+    (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "/ 2"),
+    (reduce.Extremum.backward, "~hit", "hit"),
+    (reduce.CumSum.backward, "grad[back].cumsum(axis=axis)[back]", "grad.cumsum(axis=axis)"),
+    (reduce.LogSumExp.forward, "+ top", ""),
+    (reduce.LogSumExp.backward, "x - y", "x"),
     (reduce.Softmax.forward, "p.sum(axis=axis", "p.sum(axis=-1"),
     (reduce.Softmax.backward, "(grad * p).sum", "grad.sum"),
     (reduce.Softmax.backward, "- (grad * p).sum(axis=axis, keepdims=True)", ""),
@@ -115,6 +126,9 @@ OP_MUTANTS = [
     (index.Gather.backward, "xp.add.at(dx, tuple(where), grad)", "dx[tuple(where)] = grad"),
     (MatMul.backward, "grad @ b.swapaxes(-1, -2)", "grad @ b"),
     (MatMul.backward, "a.swapaxes(-1, -2) @ grad", "a @ grad"),
+    (Einsum.backward, "*terms[i + 1:]", ""),
+    (Einsum.backward, "ones(x)", "x"),
+    (Einsum.backward, "(output, grad), ", ""),
     (fused.CrossEntropy.forward, "sum().astype(logits.dtype)", "sum().astype(logits.dtype) + logits.dtype.type(1)"),
     (fused.CrossEntropy.forward, "(labels != IGNORE_LABEL).sum()", "np.int64(len(labels))"),
     (fused.CrossEntropy.forward, "if mean else logits.dtype.type(1)", ""),
@@ -181,10 +195,30 @@ SEVERAL_SLICES = within("numpy", [ops_tests.test_linear_cross_entropy_over_sever
 OVERFLOW = [partial(ops_tests.test_large_inputs_do_not_overflow, op) for op in (ops_tests.ops.softmax, ops_tests.ops.log_softmax)]
 MUTANTS = [(f, old, new, partial(op_mutant_checks, f)) for f, old, new in OP_MUTANTS] + [
     (f, old, new, lambda checks=checks: checks) for f, old, new, checks in [
-        (elementwise.Maximum.backward, "0.5 *", "1.0 *", [ops_tests.test_maximum_splits_a_tie]),
-        (reduce.Max.backward, "/ hit.sum(axis=axis, keepdims=True)", "", [ops_tests.test_max_splits_a_tie]),
-        (reduce.Softmax.forward, "x - x.max(axis=axis, keepdims=True)", "x", OVERFLOW),
-        (reduce.LogSoftmax.forward, "x - x.max(axis=axis, keepdims=True)", "x + 0", OVERFLOW),
+        (elementwise.halved, "grad / 2", "grad", [ops_tests.test_maximum_splits_a_tie]),
+        (reduce.Extremum.backward, "/ hit.sum(axis=axis, keepdims=True, dtype=grad.dtype)", "", [ops_tests.test_max_splits_a_tie]),
+        (reduce.Softmax.forward, "x - largest(x, axis)", "x", OVERFLOW),
+        (reduce.LogSoftmax.forward, "x - largest(x, axis)", "x + 0", OVERFLOW),
+        *((composed.cross_entropy, old, new, [partial(check_value, case) for case in ("cross_entropy none", "cross_entropy smoothed")])
+          for old, new in [("(1 - label_smoothing)", "1"), ("losses = ops.where(kept, losses, 0.0)", "pass"), ("kept.sum()", "kept.size"),
+                           ("log_p.mean(-1) * label", "log_p.sum(-1) * label"), ('if reduction == "none"', "if False")]),
+        (reduce.var, "max(n - correction, 0)", "max(n, 0)", [partial(check_value, "var")]),
+        (reduce.var, "// builtins.max(m.size, 1)", "", [partial(check_value, "var")]),
+        *((f, old, new, ops_tests.check_masks()) for f, old, new in [
+            (elementwise.unless, "where(mask, grad.dtype.type(0), grad)", "multiply(~mask, grad)"),
+            (elementwise.Abs.backward, "unless(x == 0, array_module(x).where(x < 0, -grad, grad))", "grad * array_module(x).sign(x)"),
+            (elementwise.relu, "x <= 0", "x < 0"),
+            (elementwise.Power.backward, "if p else", "if True else"),
+            (elementwise.PowerOf.backward, "unless(b == 0, ", "("),
+            (elementwise.PowerOf.backward, "unless(zero, ", "("),
+            (reduce.std, "where(v == 0, 1.0, v)", "v"),
+            (elementwise.clip, "x < low", "x <= low"),
+        ]),
+        *((f, old, new, ops_tests.check_small()) for f, old, new in [
+            (elementwise.Div.backward, "(a / b / b)", "a / (b * b)"),
+            (elementwise.logistic, "xp.where(x < 0, e, e.dtype.type(1)) / (1 + e)", "0.5 * (1 + xp.tanh(0.5 * x))"),
+            (elementwise.logistic, "-1.0 * xp.abs(x)", "-x"),
+        ]),
         (numpy_fused.cross_entropy, "logits.max(axis=1)", "0 * logits.max(axis=1)", within("numpy", [partial(ops_tests.test_cross_entropy_survives_large_logits, "numpy")])),
         (numpy_fused.attention, "e -= e.max(axis=-2, keepdims=True)", "pass", within("numpy", [partial(ops_tests.test_attention_survives_large_scores, "numpy")])),
         (numpy_fused.linear_cross_entropy, "dweight += dz.T", "dweight[:] = dz.T", SEVERAL_SLICES),

@@ -170,8 +170,9 @@ test_mutants = mutant_tests([
     (SLLinear.to_dense, "s * self.lora_B", "self.lora_B"),
     (SLLinear.to_dense, "self.sparse_value.data", "s * self.sparse_value.data"),
     (SLLinear.to_dense, "np.tanh(self.scaling.data)", "self.scaling.data"),
-    (ModuleOf.replace_modules, "if new is module:", "if False:"),
-    (ModuleOf.replace_modules, "range(len(value)) if listed", "range(1) if listed"),
+    (ModuleOf.replace_modules, "if done[value] is value:", "if False:"),
+    (ModuleOf.replace_modules, "done[value] = change(path, value)", "return change(path, value)"),
+    (ModuleOf.replace_modules, "enumerate(value)]", "enumerate(value[:1])]"),
     (swap.method, "if k in known", "if False"),
     (swap.method, "if k in own", "if False"),
 ], *CHECKS)

@@ -289,6 +289,19 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path, parts):
     assert_same_run(*(run_job(tmp_path, parts=parts, threads=n, out=tmp_path / str(n)) for n in (1, 2)))
 
 
+@pytest.mark.parametrize("flags", [{}, {"per_layer": True}, {"clip_norm": 0.5}], ids=str)
+def test_gradients_that_are_all_zero_unsaid(flags, tmp_path, monkeypatch, capsys):
+    """Dead or blown-up weights have no gradient: the loss is a number, and nothing is learned."""
+    def kill(optimizer):
+        for name in ("lm_head.weight", "model.norm.weight"):
+            optimizer.parameters[name].data[:] = 0
+
+    at_step(monkeypatch, 3, kill)
+    run_job(tmp_path, **flags)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "every gradient is exactly 0" in line]
+    assert line.startswith("step 4: ")
+
+
 def test_zero_given_is_not_a_flag_left_out():
     """Rejects `if value`: seed 0 would train seed 42, and warmup 0 would warm up."""
     settings, given = parse(["--tiny", "--seed=0", "--warmup=0", "--lr=0", "--alpha=0"])

@@ -75,20 +75,10 @@ class Decoder(Module):
         cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_at(*self.rope, positions))
         for i, block in enumerate(self.layers):
             if self.activation_checkpointing and cache is None:
-                x = checkpoint(WithAngles(block, cos, sin), x)
+                x = checkpoint(block, x, cos, sin)
             else:
                 x = block(x, cos, sin, cache.layers[i] if cache else None)
         return self.norm(x)
-
-
-class WithAngles(Module):
-    """A block as a function of its input alone."""
-
-    def __init__(self, block, cos, sin):
-        self.block, self.cos, self.sin = block, cos, sin
-
-    def forward(self, x):
-        return self.block(x, self.cos, self.sin)
 
 
 class Llama(Module):

@@ -15,8 +15,10 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Holds Parameters, Modules, and lists of Modules as plain attributes; their names are the attribute paths.
+    """Holds Parameters and Modules as plain attributes, or in lists, tuples and dicts of attributes; their names are the paths to
+    them, such as "layers.0.weight".
 
+    What has several names is one: trained once, counted once, called by its first. A state_dict has it under each, as in PyTorch.
     buffers: names of attributes that are arrays to be saved but not trained (a class attribute).
     """
 
@@ -28,32 +30,45 @@ class Module:
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
 
-    def named_modules(self, prefix=""):
-        """(path, module), itself first with its path `prefix`."""
-        yield prefix, self
-        for name, value in vars(self).items():
-            items = [(f"{name}.{i}", v) for i, v in enumerate(value)] if isinstance(value, list) else [(name, value)]
-            for path, child in items:
-                if isinstance(child, Module):
-                    yield from child.named_modules(f"{prefix}.{path}" if prefix else path)
+    def named_modules(self, prefix="", remove_duplicate=True):
+        """(path, module), itself first with its path `prefix`; one in several places at the first of them, or at all."""
+        seen = set()
+        for path, module in self._places(prefix):
+            if module not in seen:
+                yield path, module
+            if remove_duplicate:
+                seen.add(module)
 
-    def replace_modules(self, change, prefix=""):
-        """Put change(path, module) in the place of each module below this one; into one that comes back itself, look too."""
+    def replace_modules(self, change, prefix="", done=None):
+        """Put change(path, module) in the place of each module below this one; into one that comes back itself, look too.
+        A module in several places is changed once, and replaced in all."""
+        done = {self: self} if done is None else done
+
+        def new(path, value):
+            if isinstance(value, Module):
+                if value not in done:
+                    done[value] = change(path, value)
+                    if done[value] is value:
+                        value.replace_modules(change, path, done)
+                return done[value]
+            if isinstance(value, dict):
+                value |= {key: new(f"{path}.{key}", v) for key, v in value.items()}
+            elif isinstance(value, list):
+                value[:] = [new(f"{path}.{k}", v) for k, v in enumerate(value)]
+            elif type(value) is tuple:
+                return tuple(new(f"{path}.{k}", v) for k, v in enumerate(value))
+            return value
+
         for name, value in list(vars(self).items()):
-            listed = isinstance(value, list)
-            for key in range(len(value)) if listed else [name]:
-                place = value if listed else vars(self)
-                if isinstance(module := place[key], Module):
-                    path = ".".join(filter(None, (prefix, name, str(key) if listed else "")))
-                    place[key] = new = change(path, module)
-                    if new is module:
-                        module.replace_modules(change, path)
+            vars(self)[name] = new(f"{prefix}.{name}".lstrip("."), value)
 
     def named_parameters(self):
-        for path, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    yield (f"{path}.{name}" if path else name), value
+        """(path, Parameter), each once."""
+        seen = set()
+        for name, p in self._parameter_places():
+            if p not in seen:
+                yield name, p
+            seen.add(p)
 
     def parameters(self):
         return [p for _, p in self.named_parameters()]
@@ -91,29 +106,50 @@ class Module:
                     module.check_buffer(name, state[where])
                 except InputError as error:
                     raise InputError(f"weights do not fit this model: {where}: {error}") from None
+        for name, p in self._parameter_places():
+            p.data = _like(p.data, state[name])
         for path, module in self.named_modules():
-            for name, value in list(vars(module).items()):
-                if isinstance(value, Parameter):
-                    value.data = _like(value.data, state[f"{path}.{name}" if path else name])
             for name in module.buffers:
                 setattr(module, name, _like(getattr(module, name), state[f"{path}.{name}" if path else name]))
 
     def to(self, xp):
         """Move every array to NumPy or CuPy (`xp` is the module). Returns self."""
-        for module in (m for _, m in self.named_modules()):
-            for value in vars(module).values():
-                if isinstance(value, Parameter):
-                    value.data = _move(value.data, xp)
+        for p in self.parameters():
+            p.data = _move(p.data, xp)
+        for _, module in self.named_modules():
             for name in module.buffers:
                 setattr(module, name, _move(getattr(module, name), xp))
         return self
 
+    def _places(self, prefix="", above=()):
+        """(path, module) of every place a module is in."""
+        yield prefix, self
+        for name, value in vars(self).items():
+            for path, child in _inside(f"{prefix}.{name}".lstrip("."), value):
+                if isinstance(child, Module) and child not in (*above, self):
+                    yield from child._places(path, (*above, self))
+
+    def _parameter_places(self):
+        """(path, Parameter) of every place a parameter is in."""
+        for path, module in self._places():
+            for name, value in vars(module).items():
+                yield from ((p, v) for p, v in _inside(f"{path}.{name}".lstrip("."), value) if isinstance(v, Parameter))
+
     def _arrays(self):
-        for name, p in self.named_parameters():
+        for name, p in self._parameter_places():
             yield name, p.data
-        for path, module in self.named_modules():
+        for path, module in self._places():
             for name in module.buffers:
                 yield (f"{path}.{name}" if path else name), getattr(module, name)
+
+
+def _inside(path, value):
+    """(path, thing) of all in lists, tuples and dicts inside each other; of another value, itself."""
+    if isinstance(value, (list, dict)) or type(value) is tuple:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _inside(f"{path}.{key}", item)
+    else:
+        yield path, value
 
 
 def _move(array, xp):

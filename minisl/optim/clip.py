@@ -12,19 +12,19 @@ def square_sum(gradients):
 
 
 def grad_norm(parameters, over_all=None):
-    """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none.
+    """sqrt(sum of squares) over all gradients, as a float; 0.0 where there are none. A parameter listed twice counts once.
 
     Of gradients on a GPU: an array of that one number, there. To look at it is to wait for it.
     over_all: makes of the sum of squares here that of all processes, where each has other gradients (`Exchange.over_all`).
     """
-    total = square_sum([p.grad for p in parameters if p.grad is not None])
+    total = square_sum([p.grad for p in dict.fromkeys(parameters) if p.grad is not None])
     total = over_all(total) if over_all else total
     return math.sqrt(total) if isinstance(total, float) else array_module(total).sqrt(total)
 
 
 def clip_grad_norm(parameters, max_norm, over_all=None):
     """Scale all gradients by min(1, max_norm / norm) (Pascanu et al. 2013). Returns the norm before."""
-    parameters = list(parameters)
+    parameters = dict.fromkeys(parameters)
     norm = grad_norm(parameters, over_all)
     if isinstance(norm, float):
         factor = max_norm / norm if norm > max_norm else None

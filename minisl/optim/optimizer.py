@@ -86,12 +86,16 @@ class Rule:
 class Optimizer:
     """Moves every parameter by a rule of its own.
 
-    named_parameters: (name, Parameter) pairs; one without a gradient is left alone. lr: the rate of the next step.
+    named_parameters: (name, Parameter) pairs; one without a gradient is left alone, one under two names is moved once. lr: the
+    rate of the next step.
     rule_of(name, array): the parameter's Rule, asked for at its first gradient.
     """
 
     def __init__(self, named_parameters, lr, rule_of, weight_decay=0.0):
-        self.parameters = dict(named_parameters)
+        first = {}
+        for name, p in named_parameters:
+            first.setdefault(p, name)
+        self.parameters = {name: p for p, name in first.items()}
         self.lr, self.rule_of, self.weight_decay = lr, rule_of, weight_decay
         self.rules, self.squares = {}, None
 

@@ -10,7 +10,7 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd", "uba", "refined")
 
 
 def learning_rate(step, *, peak, steps, warmup=0, schedule="cosine", min_ratio=0.1, decay_fraction=0.2, phi=1.0, factors=None):
-    """The rate of update number `step`, counted from 1 to `steps`.
+    """The rate of update number `step`, counted from 1 to `steps`; of those after, that of the last; before, that of step 0.
 
     peak step / warmup until step = warmup. Then, with p = (step - warmup) / (steps - warmup) and m = min_ratio, peak times
 
@@ -28,8 +28,9 @@ def learning_rate(step, *, peak, steps, warmup=0, schedule="cosine", min_ratio=0
     uba: unified budget-aware; phi = 2 is cosine, with less the rate falls later, with more sooner. The formula is from a
     secondary source, not checked against the paper.
     """
+    step = min(max(step, 0), steps)
     if schedule == "refined":
-        return peak * float(factors[step - 1])
+        return peak * float(factors[min(max(step, 1), len(factors)) - 1])
     if step < warmup:
         return peak * step / warmup
     p = (step - warmup) / max(1, steps - warmup)

@@ -305,6 +305,16 @@ def test_branch_without_gradient_blocks_the_rest():
     assert x.grad.tolist() == [2.0]
 
 
+def test_leaf_gradient_that_is_a_number_and_no_array():
+    """NumPy makes numbers of 0-d arrays, which nothing can change in place."""
+    x = Tensor(np.float64(3.0), requires_grad=True)
+    for _ in range(2):
+        (x * x).backward()
+        assert isinstance(x.grad, np.ndarray)
+    assert isinstance(x.data, np.ndarray)
+    assert x.grad == 12
+
+
 class TestCheckpoint:
     def block(self, x, w):
         return ops.silu(x @ w) * x
@@ -336,6 +346,81 @@ class TestCheckpoint:
         y.sum().backward()
         np.testing.assert_allclose(x.grad, 2 * np.exp(2 * x.data))
         assert len(made) == 2
+
+    def same(self, f, *leaves):
+        """Gradients and hooks with every call of `keep` a checkpoint are those with none."""
+        found = []
+        for keep in (lambda f, *args, **options: f(*args, **options), checkpoint):
+            fired = []
+            for k, t in enumerate(leaves):
+                t.zero_grad()
+                t._hooks = [lambda _, k=k, fired=fired: fired.append(k)]
+            f(keep).sum().backward()
+            assert len(fired) == len(set(fired))
+            found.append([t.grad for t in leaves])
+        for a, b in zip(*found):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+    def test_captured_tensors_forgotten(self, rng):
+        """Leaves that the function did not get as arguments, one of them used outside too; and what was computed before."""
+        x, w, b = (Tensor(rng.standard_normal((3, 3)), requires_grad=True) for _ in range(3))
+        self.same(lambda keep: keep(lambda x: x * w, x), x, w)
+        self.same(lambda keep: keep(lambda x: x @ w + b * w, x) * w, x, w, b)
+
+        def with_a_computed_one(keep):
+            h = ops.exp(w)
+            return keep(lambda x: ops.tanh(x * h), x) * h
+
+        self.same(with_a_computed_one, x, w)
+        self.same(lambda keep: keep(lambda: w * w), w)
+        self.same(lambda keep: keep(lambda x: w, x) * 2.0, w)
+
+    def test_nested_checkpoints(self, rng):
+        x, w = (Tensor(rng.standard_normal((3, 3)), requires_grad=True) for _ in range(2))
+        self.same(lambda keep: keep(lambda y: keep(lambda z: ops.silu(z @ w), y * w) + keep(lambda z: z * w, y), x), x, w)
+
+    def test_arguments_that_are_no_tensors(self, rng):
+        x, w, g = (Tensor(rng.standard_normal((3, 3)), requires_grad=True) for _ in range(3))
+        self.same(lambda keep: keep(lambda pair, mask, power, scale=None: (pair[0] * mask @ pair[1]) ** power * scale,
+                                    [x, w], np.eye(3) > 0, 2, scale=g), x, w, g)
+
+    def test_no_grad_inside(self, rng):
+        """What is computed under it gets no gradient, which is no error, even where it is all."""
+        x, w = (Tensor(rng.standard_normal(3), requires_grad=True) for _ in range(2))
+
+        def f(x):
+            with no_grad():
+                c = ops.exp(w)
+            return x * c
+
+        checkpoint(f, x).sum().backward()
+        np.testing.assert_array_equal(x.grad, np.exp(w.data))
+        assert w.grad is None
+        (checkpoint(no_grad()(lambda x: x * 2), x).sum() + w.sum()).backward()
+        with no_grad():
+            assert not checkpoint(f, x).requires_grad
+
+    def test_frozen_leaf_and_a_function_that_fails(self):
+        x, w = leaf(2.0), Tensor(np.array([3.0]))
+        checkpoint(lambda x: x * w, x).sum().backward()
+        assert x.grad.tolist() == [3.0]
+        assert w.grad is None
+        calls = []
+
+        def fails_again(h):
+            calls.append(h)
+            return h * (1 if len(calls) == 1 else None)
+
+        h = x * 2.0
+        y = checkpoint(fails_again, h)
+        with pytest.raises(TypeError):
+            y.sum().backward()
+        assert h.node is not None  # is part of its graph again
+        assert (x * 2.0).requires_grad
+
+    def test_function_of_several_results(self):
+        with pytest.raises(TypeError, match="returns tuple; one Tensor is needed"):
+            checkpoint(lambda x: (x, x), leaf(1.0))
 
     def test_parameters_of_a_module_left_out(self, rng):
         from minisl.nn import Linear

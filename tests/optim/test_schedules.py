@@ -37,6 +37,16 @@ def test_by_hand():
         assert abs(at(110, schedule, min_ratio=0.0)) < 1e-12
 
 
+def test_a_step_outside_of_the_run():
+    """Linear at 150 of 100 was negative: the weights would climb."""
+    for schedule in SCHEDULES:
+        run = {"factors": [0.5, 1.0, 0.25], "steps": 3 if schedule == "refined" else 110}
+        for warmup in (0, 2):
+            assert at(run["steps"] + 40, schedule, warmup=warmup, **run) == at(run["steps"], schedule, warmup=warmup, **run)
+            assert at(-5, schedule, warmup=warmup, **run) == at(0, schedule, warmup=warmup, **run) >= 0
+    assert [at(step, "refined", **run) for step in (-1, 0, 1, 2, 3, 4)] == [1, 1, 1, 2, 0.5, 0.5]
+
+
 def test_wsd():
     """Level until the last fifth of all steps, then a straight line."""
     assert [at(step, "wsd") for step in range(10, 89)] == [2.0] * 79
@@ -125,6 +135,8 @@ def test_unknown_schedule():
 
 
 test_mutants = mutant_tests([
+    (learning_rate, "min(max(step, 0), steps)", "max(step, 0)"),
+    (learning_rate, "min(max(step, 0), steps)", "min(step, steps)"),
     (learning_rate, "if step < warmup:", "if False:"),
     (learning_rate, "peak * step / warmup", "peak * (step - 1) / warmup"),
     (learning_rate, "(step - warmup) / max(1, steps - warmup)", "step / steps"),
@@ -137,7 +149,7 @@ test_mutants = mutant_tests([
     (learning_rate, "min(1, (steps - step) / (decay_fraction * steps))", "(steps - step) / (decay_fraction * steps)"),
     (learning_rate, "2 * phi + (2 - phi)", "2 * phi + (1 - phi)"),
     (learning_rate, "2 * (1 + c) / (2 * phi + (2 - phi) * (1 + c))", "((1 + c) / 2) ** phi"),
-    (learning_rate, "float(factors[step - 1])", "float(factors[step % len(factors)])"),
+    (learning_rate, "len(factors)) - 1]", "len(factors) - 1)]"),
     (schedules.refined, "** 2", ""),
     (schedules.refined, "smooth.min() / smooth", "smooth / smooth.max()"),
     (schedules.refined, "np.append(w[:0:-1].cumsum()[::-1], 0)", "w[::-1].cumsum()[::-1]"),
@@ -151,7 +163,8 @@ test_mutants = mutant_tests([
     (schedules.refined, "np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(norms)), smooth)", "np.resize(smooth, steps)"),
     (schedules.refined, "rates / (rates.max() or 1)", "rates / (rates[0] or 1)"),
     (schedules.refined, "isinstance(norm, bool) or", ""),
-], test_by_hand, test_wsd, test_uba, test_refined_of_constant_norms_is_linear_decay, test_refined_by_the_formula,
+], test_by_hand, test_a_step_outside_of_the_run,
+    test_wsd, test_uba, test_refined_of_constant_norms_is_linear_decay, test_refined_by_the_formula,
     test_refined_smooths_over_a_tenth_with_the_first_norm_before_and_the_last_in_reverse_after,
     test_refined_warms_up_where_norms_fall_at_first, test_refined_is_not_led_by_a_few_norms,
     lambda: test_refined_of_what_are_no_norms([True]))

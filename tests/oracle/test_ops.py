@@ -24,8 +24,8 @@ def torch_rope(x):
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def torch_cross_entropy(z, reduction):
-    return F.cross_entropy(z.flatten(0, 1), torch.tensor(LABELS).flatten(), reduction=reduction)
+def torch_cross_entropy(z, reduction, smoothing=0.0):
+    return F.cross_entropy(z.flatten(0, 1), torch.tensor(LABELS).flatten(), reduction=reduction, label_smoothing=smoothing)
 
 
 def torch_attention(q, k, v):
@@ -51,6 +51,7 @@ CASES = {
     "neg": (ops.neg, torch.neg, (3, 4)),
     "power 3": (lambda x: x**3, lambda x: x**3, (3, 4)),
     "power -1.5": (lambda x: x**-1.5, lambda x: x**-1.5, (3, 4)),
+    "power of a tensor": (lambda x: 2**x, lambda x: 2**x, (3, 4)),
     "exp": (ops.exp, torch.exp, (3, 4)),
     "log": (ops.log, torch.log, (3, 4)),
     "sqrt": (ops.sqrt, torch.sqrt, (3, 4)),
@@ -63,6 +64,11 @@ CASES = {
     "maximum": (ops.maximum, torch.maximum, (3, 4), (4,)),
     "maximum, half each at a tie": (lambda x: ops.maximum(x, x * 2 - x.detach()),  # equal, but with slopes 1 and 2
                                     lambda x: torch.maximum(x, x * 2 - x.detach()), (3,)),
+    "minimum": (ops.minimum, torch.minimum, (3, 4), (4,)),
+    "abs": (ops.abs, torch.abs, (3, 4)),
+    "relu": (ops.relu, F.relu, (3, 4)),
+    "clip": (lambda x: ops.clip(x, -0.5, 0.5), lambda x: x.clamp(-0.5, 0.5), (3, 4)),
+    "clip, tensors": (ops.clip, torch.clamp, (3, 4), (4,), (3, 1)),
     "where": (lambda a, b: ops.where(MASK, a, b), lambda a, b: torch.where(torch.tensor(MASK), a, b), (3, 4), (4,)),
     "sum": (ops.sum, torch.sum, (3, 4)),
     "sum over two axes": (lambda x: ops.sum(x, (0, -1)), lambda x: x.sum((0, -1)), (3, 4, 2)),
@@ -71,6 +77,11 @@ CASES = {
     "max": (ops.max, torch.amax, (3, 4)),
     "max over an axis": (lambda x: ops.max(x, 1), lambda x: x.amax(1), (3, 4, 2)),
     "max, shared at a tie": (lambda x: ops.max(x[[0, 0, 1, 2]], 0), lambda x: x[[0, 0, 1, 2]].amax(0), (3, 4)),
+    "min over axes": (lambda x: ops.min(x, (0, 2), True), lambda x: x.amin((0, 2), True), (3, 4, 2)),
+    "var": (lambda x: ops.var(x, 1), lambda x: x.var(1), (3, 4, 2)),
+    "std": (lambda x: ops.std(x, correction=0), lambda x: x.std(correction=0), (3, 4)),
+    "cumsum": (lambda x: ops.cumsum(x, -2), lambda x: x.cumsum(-2), (3, 4, 2)),
+    "logsumexp": (lambda x: ops.logsumexp(x, (0, 1)), lambda x: x.logsumexp((0, 1)), (3, 4, 2)),
     "softmax": (ops.softmax, lambda x: x.softmax(-1), (3, 4)),
     "softmax of large numbers, first axis": (lambda x: ops.softmax(x * 1e3, 0), lambda x: (x * 1e3).softmax(0), (3, 8)),
     "log_softmax": (ops.log_softmax, lambda x: x.log_softmax(-1), (3, 4)),
@@ -78,6 +89,10 @@ CASES = {
     "reshape": (lambda x: x.reshape(4, -1), lambda x: x.reshape(4, -1), (3, 4, 2)),
     "permute": (lambda x: x.permute(2, 0, 1), lambda x: x.permute(2, 0, 1), (3, 4, 2)),
     "swapaxes": (lambda x: x.swapaxes(0, -1), lambda x: x.swapaxes(0, -1), (3, 4, 2)),
+    "squeeze": (ops.squeeze, torch.squeeze, (3, 1, 2, 1)),
+    "unsqueeze": (lambda x: ops.unsqueeze(x, -1), lambda x: x.unsqueeze(-1), (3, 2)),
+    "flatten": (lambda x: ops.flatten(x, 1), lambda x: x.flatten(1), (3, 4, 2)),
+    "split": (lambda x: ops.split(x, 3, 1)[1], lambda x: x.split(3, 1)[1], (2, 5)),
     "concatenate": (lambda *x: ops.concatenate(x, 1), lambda *x: torch.cat(x, 1), (2, 3), (2, 1), (2, 4)),
     "stack": (lambda *x: ops.stack(x, -1), lambda *x: torch.stack(x, -1), (2, 3), (2, 3)),
     "getitem, slices": (lambda x: x[..., None, 1:, 2], lambda x: x[..., None, 1:, 2], (2, 3, 4)),
@@ -86,9 +101,17 @@ CASES = {
     "gather, first axis": (lambda x: ops.gather(x, INDEX.T, 0), lambda x: x.gather(0, torch.tensor(INDEX.T)), (5, 2)),
     "embedding": (lambda w: ops.embedding(w, IDS), lambda w: F.embedding(torch.tensor(IDS), w), (5, 4)),
     "matmul, broadcast": (ops.matmul, torch.matmul, (2, 1, 3, 4), (5, 4, 2)),
+    "matmul of vectors": (ops.matmul, torch.matmul, (4,), (4,)),
+    "einsum": (lambda *x: ops.einsum("...ij,kj->...k", *x), lambda *x: torch.einsum("...ij,kj->...k", *x), (2, 3, 4), (5, 4)),
     "linear": (ops.linear, F.linear, (2, 3, 4), (5, 4)),
     "cross_entropy": (lambda z: ops.cross_entropy(z, LABELS), lambda z: torch_cross_entropy(z, "mean"), (2, 3, 5)),
     "cross_entropy, sum": (lambda z: ops.cross_entropy(z, LABELS, "sum"), lambda z: torch_cross_entropy(z, "sum"), (2, 3, 5)),
+    "cross_entropy, of each": (lambda z: ops.cross_entropy(z, LABELS, "none"),
+                               lambda z: torch_cross_entropy(z, "none").reshape(LABELS.shape), (2, 3, 5)),
+    "cross_entropy, smoothed": (lambda z: ops.cross_entropy(z, LABELS, label_smoothing=0.2),
+                                lambda z: torch_cross_entropy(z, "mean", 0.2), (2, 3, 5)),
+    "cross_entropy, smoothed, sum": (lambda z: ops.cross_entropy(z, LABELS, "sum", 1.0),
+                                     lambda z: torch_cross_entropy(z, "sum", 1.0), (2, 3, 5)),
     "cross_entropy of large numbers": (lambda z: ops.cross_entropy(z * 1e3, LABELS),
                                        lambda z: torch_cross_entropy(z * 1e3, "mean"), (2, 3, 5)),
     "linear_cross_entropy": (lambda x, w: ops.linear_cross_entropy(x, w, LABELS, 0.3),

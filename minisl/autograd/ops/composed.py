@@ -3,7 +3,7 @@
 import math
 
 from minisl.autograd import ops
-from minisl.backend import IGNORE_LABEL, array_module
+from minisl.backend import IGNORE_LABEL
 from minisl.kernels.numpy_fused import causal_mask
 
 
@@ -12,19 +12,20 @@ def linear(x, weight):
     return x @ weight.T
 
 
-def cross_entropy(logits, labels):
-    """Mean of -log softmax at the labels that count: logits (..., V), labels (...) to a number."""
-    xp = array_module(logits.data)
-    labels = labels.reshape(-1)
-    rows = xp.flatnonzero(labels != IGNORE_LABEL)
-    log_p = ops.log_softmax(logits.reshape(-1, logits.shape[-1]))
-    return -log_p[rows, labels[rows]].mean()
+def cross_entropy(logits, labels, reduction="mean", label_smoothing=0.0):
+    """l_n = -(1 - s) log p_n[label_n] - s mean_v log p_n[v], 0 where ignored: logits (..., V), labels (...), s label_smoothing."""
+    kept = labels != IGNORE_LABEL
+    log_p = ops.log_softmax(logits)
+    losses = -ops.gather(log_p, (labels * kept)[..., None]).squeeze(-1)
+    if label_smoothing:
+        losses = losses * (1 - label_smoothing) - log_p.mean(-1) * label_smoothing
+    losses = ops.where(kept, losses, 0.0)
+    return losses if reduction == "none" else losses.sum() / (kept.sum() if reduction == "mean" else 1)
 
 
 def linear_cross_entropy(x, weight, labels, scale):
     """scale times the summed cross-entropy of x W^T: x (..., D), weight (V, D), labels (...)."""
-    logits = linear(x.reshape(-1, x.shape[-1]), weight)
-    return cross_entropy(logits, labels) * (scale * int((labels != IGNORE_LABEL).sum()))
+    return cross_entropy(linear(x, weight), labels, "sum") * scale
 
 
 def rms_norm(x, gain, eps):

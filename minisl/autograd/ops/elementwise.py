@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minisl.autograd.tensor import Function, Tensor
+from minisl.autograd.tensor import Function, Tensor, raw
 from minisl.backend import array_module
 
 
@@ -51,7 +51,7 @@ class Mul(Function):
 
 
 class Div(Function):
-    """y = a / b.    da = dy / b,  db = -dy a / b^2"""
+    """y = a / b.    da = dy / b,  db = -dy (a / b) / b"""
 
     broadcasts = True
 
@@ -63,7 +63,7 @@ class Div(Function):
     @staticmethod
     def backward(ctx, grad):
         a, b = ctx.saved
-        return grad / b, -grad * a / (b * b)
+        return grad / b, -grad * (a / b / b)
 
 
 class Maximum(Function):
@@ -79,12 +79,37 @@ class Maximum(Function):
     @staticmethod
     def backward(ctx, grad):
         a, b = ctx.saved
-        tie = 0.5 * (a == b)
-        return (grad * ((a > b) + tie)).astype(grad.dtype), (grad * ((a < b) + tie)).astype(grad.dtype)
+        return halved(grad, a == b, a < b), halved(grad, a == b, b < a)
+
+
+class Minimum(Function):
+    """y = min(a, b).    da = dy [a < b],  db = dy [a > b],  and half each where a = b"""
+
+    broadcasts = True
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save(a, b)
+        return array_module(a).minimum(a, b)
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved
+        return halved(grad, a == b, a > b), halved(grad, a == b, b > a)
+
+
+def halved(grad, tie, lost):
+    """Half of dy at a tie, none of it where this side lost, else all (where either is NaN, both get it)."""
+    return array_module(grad).where(tie, grad / 2, unless(lost, grad))
+
+
+def unless(mask, grad):
+    """dy, and 0 where the mask is true. A product with the mask would make NaN of an infinite dy."""
+    return array_module(grad).where(mask, grad.dtype.type(0), grad)
 
 
 class Where(Function):
-    """y = a where the mask is true, b elsewhere.    da = dy mask,  db = dy (1 - mask)"""
+    """y = a where the mask is true, b elsewhere.    da = dy where it is true, db = dy elsewhere, else 0"""
 
     broadcasts = True
 
@@ -96,7 +121,21 @@ class Where(Function):
     @staticmethod
     def backward(ctx, grad):
         (mask,) = ctx.saved
-        return grad * mask, grad * ~mask
+        return unless(~mask, grad), unless(mask, grad)
+
+
+class Abs(Function):
+    """y = |x|.    dx = dy sign(x)"""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save(x)
+        return array_module(x).absolute(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved
+        return unless(x == 0, array_module(x).where(x < 0, -grad, grad))
 
 
 class Neg(Function):
@@ -112,7 +151,7 @@ class Neg(Function):
 
 
 class Power(Function):
-    """y = x^p, p a constant.    dx = dy p x^(p-1)"""
+    """y = x^p, p a constant.    dx = dy p x^(p-1),  and 0 for p = 0"""
 
     @staticmethod
     def forward(ctx, x, p):
@@ -122,7 +161,28 @@ class Power(Function):
     @staticmethod
     def backward(ctx, grad):
         x, p = ctx.saved
-        return grad * p * x ** (p - 1)
+        return grad * (p * x ** (p - 1)) if p else array_module(x).zeros_like(x)
+
+
+class PowerOf(Function):
+    """y = a^b.    da = dy b a^(b-1),  0 where b = 0;   db = dy y ln a,  0 where a = 0 and b >= 0"""
+
+    broadcasts = True
+
+    @staticmethod
+    def forward(ctx, a, b):
+        y = a**b
+        ctx.save(a, b, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (a, b, y), (first, second) = ctx.saved, ctx.needs
+        xp = array_module(y)
+        zero = (a == 0) & (b >= 0)
+        da = unless(b == 0, grad * (b * a ** xp.where(b == 0, 1, b - 1))) if first else None
+        db = unless(zero, grad * (y * xp.log(xp.where(zero, 1, a)))) if second else None
+        return da, db
 
 
 class Exp(Function):
@@ -230,49 +290,62 @@ class SiLU(Function):
 
 
 def logistic(x):
-    """1 / (1 + e^-x), as (1 + tanh(x/2)) / 2, which cannot overflow."""
-    y = array_module(x).tanh(0.5 * x)
-    y += 1
-    y *= 0.5
-    return y
-
-
-def pair(a, b):
-    """Two arguments of one op: a number or array beside a Tensor becomes an array of that Tensor's dtype."""
-    like = a.data if isinstance(a, Tensor) else b.data
-    xp = array_module(like)
-    return tuple(t if isinstance(t, Tensor) else xp.asarray(t, dtype=like.dtype) for t in (a, b))
+    """1 / (1 + e^-x), for negative x as e^x / (1 + e^x): no overflow, and no small value lost beside 1."""
+    xp = array_module(x)
+    e = xp.exp(-1.0 * xp.absolute(x))
+    return xp.where(x < 0, e, e.dtype.type(1)) / (1 + e)
 
 
 def add(a, b):
     """a plus b. Both broadcast."""
-    return Add.apply(*pair(a, b))
+    return Add.apply(a, b)
 
 
 def sub(a, b):
     """a minus b. Both broadcast."""
-    return Sub.apply(*pair(a, b))
+    return Sub.apply(a, b)
 
 
 def mul(a, b):
     """a times b, element by element. Both broadcast."""
-    return Mul.apply(*pair(a, b))
+    return Mul.apply(a, b)
 
 
 def div(a, b):
     """a over b, element by element. Both broadcast."""
-    return Div.apply(*pair(a, b))
+    return Div.apply(a, b)
 
 
 def maximum(a, b):
     """The larger of a and b, element by element. Both broadcast."""
-    return Maximum.apply(*pair(a, b))
+    return Maximum.apply(a, b)
+
+
+def minimum(a, b):
+    """The smaller of a and b, element by element. Both broadcast."""
+    return Minimum.apply(a, b)
 
 
 def where(mask, a, b):
     """a where the boolean array `mask` is true, b elsewhere; all three broadcast."""
-    a, b = pair(a, b)
-    return Where.apply(a, b, mask=array_module(a.data if isinstance(a, Tensor) else a).asarray(mask, dtype=bool))
+    near = next((t.data for t in (a, b) if isinstance(t, Tensor)), mask)
+    return Where.apply(a, b, mask=array_module(near).asarray(raw(mask), dtype=bool))
+
+
+def relu(x):
+    """x where it is positive, else 0. The gradient at 0 is 0, as in PyTorch."""
+    return where(x <= 0, 0.0, x)
+
+
+def clip(x, low=None, high=None):
+    """x, but low where it is below and high where it is above; None is no bound. At a bound the gradient is x's."""
+    x = x if low is None else where(x < low, low, x)
+    return x if high is None else where(x > high, high, x)
+
+
+def abs(x):
+    """The absolute value of each element; the gradient at 0 is 0."""
+    return Abs.apply(x)
 
 
 def neg(x):
@@ -281,10 +354,10 @@ def neg(x):
 
 
 def power(x, exponent):
-    """x to a constant power. Raises TypeError for a Tensor exponent: write exp(exponent * log(x))."""
-    if not np.isscalar(exponent):
-        raise TypeError(f"power: the exponent must be a number, got {type(exponent).__name__}")
-    return Power.apply(x, p=float(exponent) if not isinstance(exponent, int) else exponent)
+    """x to the power of a number, or of a Tensor or array; then both broadcast, and x may be the number."""
+    if isinstance(x, Tensor) and isinstance(exponent, (int, float, np.integer, np.floating)):
+        return Power.apply(x, p=exponent.item() if isinstance(exponent, np.generic) else exponent)
+    return PowerOf.apply(x, exponent)
 
 
 def exp(x):

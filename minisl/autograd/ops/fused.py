@@ -7,6 +7,7 @@ Shapes: B sequences, T tokens, D features, H heads of width d, V vocabulary, N =
 import numpy as np
 
 from minisl import kernels
+from minisl.autograd.ops import composed
 from minisl.autograd.tensor import Function
 from minisl.backend import IGNORE_LABEL, array_module
 from minisl.kernels import as_rows, fitting
@@ -175,18 +176,24 @@ def linear(x, weight):
     return Linear.apply(x, weight)
 
 
-def cross_entropy(logits, labels, reduction="mean"):
+def cross_entropy(logits, labels, reduction="mean", label_smoothing=0.0):
     """Negative log-likelihood in nats of integer `labels` (...) under `logits` (..., V); label -100 is ignored.
 
-    reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
+    reduction "mean": over the labels that count (the token-weighted mean); "sum": their total; "none": of each, 0 where ignored.
+    label_smoothing: this share of the loss is the mean over the vocabulary (as in PyTorch). It and "none" are a composition.
     Labels on the host go to where the logits are; those on a GPU are taken as they are, since to look at them is to wait.
     Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels that are no integers; IndexError: a label outside
     0..V-1.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"cross_entropy: reduction {reduction!r}; allowed: mean, sum")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"cross_entropy: reduction {reduction!r}; allowed: mean, sum, none")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing {label_smoothing}; must be from 0 to 1")
     if reduction == "mean" and isinstance(labels, np.ndarray) and (labels == IGNORE_LABEL).all():
         raise ValueError("cross_entropy: every label is ignored, the mean over none is undefined")
+    if reduction == "none" or label_smoothing:
+        _, _, labels = fitting("cross_entropy", logits.data, labels)
+        return composed.cross_entropy(logits, labels, reduction, label_smoothing)
     return CrossEntropy.apply(logits, labels=labels, mean=reduction == "mean")
 
 

@@ -1,6 +1,7 @@
 """Ops that pick elements. Where an element is picked twice, its gradient is the sum of both."""
 
-from minisl.autograd.tensor import Function
+from minisl.autograd.ops.shape import axes_of
+from minisl.autograd.tensor import Function, raw
 from minisl.backend import array_module
 
 
@@ -44,11 +45,13 @@ class Gather(Function):
 
 
 def getitem(x, key):
-    """x[key], for what NumPy takes as a key. An element that is taken twice gets both gradients."""
-    return GetItem.apply(x, key=key)
+    """x[key], for what NumPy takes as a key; a Tensor in it is an array. An element that is taken twice gets both gradients."""
+    return GetItem.apply(x, key=tuple(map(raw, key)) if isinstance(key, tuple) else raw(key))
 
 
 def gather(x, index, axis=-1):
-    """index: integer array with x's shape except along `axis`."""
-    return Gather.apply(x, index=index, axis=axis % x.ndim)
-
+    """index: integer array with x's shape except along `axis`. Raises ValueError for another, IndexError for one not there."""
+    (axis,), index = axes_of("gather", axis, x.ndim), raw(index)
+    if index.ndim != x.ndim or any(n != m for k, (n, m) in enumerate(zip(x.shape, index.shape)) if k != axis):
+        raise ValueError(f"gather: index {index.shape} must have the shape of x {x.shape} except along axis {axis}")
+    return Gather.apply(x, index=index, axis=axis)

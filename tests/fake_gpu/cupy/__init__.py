@@ -198,8 +198,8 @@ class Ufunc:
 
 def operation(ufunc, turned=False):
     def call(self, other):
-        if not isinstance(other, ndarray | np.ndarray | int | float | np.generic):
-            return NotImplemented  # a Tensor, say, knows what to do
+        if getattr(other, "__array_ufunc__", 0) is None:
+            return NotImplemented  # a Tensor knows what to do
         return ufunc(other, self) if turned else ufunc(self, other)
 
     return call
