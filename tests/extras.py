@@ -65,16 +65,18 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_collection_modifyitems(config, items):
-    notes = config.cache.get(NOTES, None) if config.getoption("--extras") else None
-    if notes is None or notes["versions"] != versions():
+    if not config.getoption("--extras"):
         return
+    notes, say = config.cache.get(NOTES, None), config.get_terminal_writer().line
+    if notes is None or notes["versions"] != versions():
+        return say("no plain run with these versions: all tests run")
     here = {name for names in notes["absent"].values() for name in names if importlib.util.find_spec(name)}
     changed = {file for file, names in notes["absent"].items() if not here.isdisjoint(names)}
     before = set(notes["passed"])
     same = [item.nodeid in before and file_of(item.nodeid) not in changed for item in items]
     config.hook.pytest_deselected(items=[item for item, left_out in zip(items, same) if left_out])
     items[:] = [item for item, left_out in zip(items, same) if not left_out]
-    config.get_terminal_writer().line(f"new since the plain run: {', '.join(sorted(here))}")
+    say(f"new since the plain run: {', '.join(sorted(here))}")
 
 
 def pytest_sessionfinish(session):

@@ -15,8 +15,8 @@ FILES = {
 def run(folder, *flags):
     """The tests that run, and their outcomes."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(folder)])}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "extras", "--rootdir", folder, *flags], cwd=folder, env=env,
-                          capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "extras", "--rootdir", folder]
+    done = subprocess.run([*command, *flags], cwd=folder, env=env, capture_output=True, text=True)
     return {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if "::" in line and "%" in line}
 
 

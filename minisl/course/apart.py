@@ -172,7 +172,7 @@ def stop_answers(breeder):
     breeder.recv(1)
 
 
-def end_children(pid, seconds=10):
+def end_children(pid, seconds=60):
     """Kill `pid`, this process's child, and on Linux what that has started, until no child is left.
 
     Whoever loses its parent has become a child too. An answer that forks faster than this kills gets away after `seconds`.

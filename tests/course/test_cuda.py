@@ -50,10 +50,15 @@ def test_what_would_hide_something_from_the_filter(old, new):
 
 
 @pytest.mark.parametrize("constant", [
-    "static const float a = sqrtf(2.f);", "static float a[8], *b = a + 3;", "__constant__ float4 a = make_float4(1, 2, 3, 4), b[2];",
-    "static const int a = min(3, 4);", "struct A { int b = 1; float c = 2; }; static A a[4];"])
+    "static const float a = sqrtf(2.f);", "static float a[8], *b = a + 3;", "static const int a = min(3, 4);",
+    "__constant__ float4 a = make_float4(1, 2, 3, 4), b[2];", "struct A { int b = 1; float c = 2; }; static A a[4];"])
 def test_a_constant_may_stand_outside_of_a_kernel(constant):
     run(f"{constant}\n{TWICE}")
+
+
+def test_vectors_in_shared_memory():
+    """Were rejected: out of bounds, at what C++ notes of a constructor that has run."""
+    run(TWICE.replace("if (k < n)", "__shared__ float4 a[32]; a[threadIdx.x].x = 1; if (k < n)"))
 
 
 def test_each_order_begins_with_what_was_given():

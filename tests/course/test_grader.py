@@ -258,7 +258,7 @@ def names_of_processes():
 def test_a_daemon_is_ended_where_no_filter_keeps_it_from_starting(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("from minisl.course import fence\nfence.seccomp = lambda: False")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    outcomes = graded({"norm": HOSTILE["leaves a daemon"]})
+    outcomes = graded({"norm": HOSTILE["leaves a daemon"]}, seconds=30)
     assert outcomes["norm"][0] == 0
     assert "ValueError: gone" in outcomes["norm"][1]
     assert "left-behind" not in names_of_processes()
