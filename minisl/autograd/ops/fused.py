@@ -6,7 +6,6 @@ Shapes: B sequences, T tokens, D features, H heads of width d, V vocabulary, N =
 
 import numpy as np
 
-from minisl import kernels
 from minisl.autograd.tensor import Function
 from minisl.backend import IGNORE_LABEL, array_module
 from minisl.kernels import as_rows, fitting
@@ -180,7 +179,7 @@ def cross_entropy(logits, labels, reduction="mean"):
 
     reduction "mean": over the labels that count (the token-weighted mean); "sum": their total.
     Labels on the host go to where the logits are; those on a GPU are taken as they are, since to look at them is to wait.
-    Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels that are no integers; IndexError: a label outside
+    Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels are no integers; IndexError: one is outside
     0..V-1.
     """
     if reduction not in ("mean", "sum"):
