@@ -1,13 +1,12 @@
 """Arguments drawn for any function of `kernels.contract`, right or wrong in one place, in arrays with guards around them."""
 
-import re
 from math import prod
 
 import numpy as np
 
 from minisl import kernels
 from minisl.kernels import Support
-from minisl.kernels.contract import Contract, contracts
+from minisl.kernels.contract import CONTRACTS
 from minisl.kernels.numpy_fused import dynamic_map
 
 SIZES = {1: 1, 2: 2, "N": 5, "in": 6, "out": 4, "width": 6, "V": 7, "D": 6, "B": 2, "H": 4, "K": 2, "Tq": 3, "Tk": 5, "d": 4,
@@ -44,9 +43,10 @@ class Guarded:
         array[...] = kept
         outside = np.ones(len(memory), bool)
         if array.size:
-            first = array.__array_interface__["data"][0] - memory.ctypes.data
-            places = sum(np.multiply(g, s) for g, s in zip(np.indices(array.shape), array.strides)) + first if array.ndim else first
-            outside[(np.asarray(places).ravel()[:, None] + np.arange(values.itemsize)).ravel()] = False
+            places = array.__array_interface__["data"][0] - memory.ctypes.data + np.zeros(array.shape, int)
+            for indices, stride in zip(np.indices(array.shape), array.strides):
+                places += indices * stride
+            outside[(places.reshape(-1, 1) + np.arange(values.itemsize)).ravel()] = False
         self.inside.append((memory, outside))
         if layout == "repeated":
             array = np.broadcast_to(array, values.shape)
@@ -62,7 +62,7 @@ class Drawn:
     """Right arguments for a function: `values` by parameter, plain arrays in float64 that each dtype holds."""
 
     def __init__(self, name, sizes=None, seed=0, dtype=np.float32):
-        self.contract, self.dtype = contracts()[name], dtype
+        self.contract, self.dtype = CONTRACTS[name], dtype
         self.sizes, rng = SIZES | (sizes or {}), np.random.default_rng(seed)
         if name == "rope":
             self.sizes |= {"...": (2, 4)}
@@ -133,7 +133,7 @@ def run(backend, name, values, guarded, layouts=(), dtype=np.float32):
         return "refused", type(error), str(error)
     finally:
         assert guarded.intact(), f"{name} of {backend} wrote outside of an array"
-    written = {p.name for p in contracts()[name].arrays if p.written}
+    written = {p.name for p in CONTRACTS[name].arrays if p.written}
     for n, a in before.items():
         if n not in written:
             np.testing.assert_array_equal(arrays[n], a, err_msg=f"{name} of {backend} changed {n}")

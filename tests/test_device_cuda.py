@@ -247,9 +247,9 @@ def not_looked_at(cupy):
 
 def test_ids_and_labels_are_checked_on_the_host(tiny_model, cupy):
     good, bad = np.zeros((1, 3), int), np.full((1, 3), 11)
-    with pytest.raises(IndexError, match="ids: 11 is outside 0..10"):
+    with pytest.raises(IndexError, match="ids: 11 is outside"):
         tiny_model(bad)
-    with pytest.raises(IndexError, match="labels: 11 is outside 0..10"):
+    with pytest.raises(IndexError, match="labels: 11 is outside"):
         tiny_model.loss(good, bad)
     with pytest.raises(ValueError, match="every label is ignored"):
         ops.cross_entropy(Tensor(cupy.zeros((3, 11), "float32")), np.full(3, -100))

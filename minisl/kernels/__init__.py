@@ -21,7 +21,7 @@ from minisl import parallel
 from minisl.backend import array_module, cuda_status, precision
 from minisl.errors import InputError
 from minisl.kernels import cost
-from minisl.kernels.contract import Backend, contracts
+from minisl.kernels.contract import OF_OPS, Backend
 from minisl.kernels.support import Support
 
 BACKENDS = {"reference": "minisl.kernels.reference", "numpy": "minisl.kernels.numpy_backend", "cpu": "minisl.kernels.cpu",
@@ -90,7 +90,7 @@ def fitting(name, *args, backend="auto"):
 
     Raises TypeError, ValueError or IndexError for what does not fit.
     """
-    return load(backend, args[0]), *contracts(rows=True)[name](*args)
+    return load(backend, args[0]), *OF_OPS[name](*args)
 
 
 def as_rows(x):

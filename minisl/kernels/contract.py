@@ -1,15 +1,15 @@
 """What each function of a backend takes, and the check that it is given that: once, the same for all backends.
 
-`SIGNATURES` is the whole contract. `name (N, D)` is a floating array, and the same letter is the same size; all floating arrays of
-a call have one dtype. `name: kind` is something else. A kernel reads and writes where it is told to, so what does not fit is
-refused before it runs: TypeError for what an argument is, ValueError for its shape or number, IndexError for an index in it that
-points outside. On a GPU values are not looked at, since to look is to wait.
+`SIGNATURES` is the whole contract. `name (N, D)` is a floating array, and the same letter is the same size; all floating
+arrays of a call have one dtype. `name: kind` is something else. A kernel reads and writes where it is told to, so what does not
+fit is refused before it runs: TypeError for what an argument is, ValueError for its shape or number, IndexError for an index in
+it that points outside. On a GPU values are not looked at, since to look is to wait.
 """
 
 import math
 import operator
 import re
-from functools import cache, wraps
+from functools import wraps
 from numbers import Real
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ class Contract:
         return args
 
     def sizes(self, args):
-        """Size by axis, once the arrays are found to fit. Once for each combination of shapes: the next call finds it in `known`."""
+        """Size by axis, where the arrays fit. Found once for each combination of shapes; the next call has it from `known`."""
         sizes, first, dtype = {1: 1, 2: 2}, args[self.places[0]] if self.places else None, None
         for p in self.arrays:
             array = args[p.place]
@@ -158,7 +158,8 @@ class Contract:
         wanted = lead * p.open + [str(sizes.get(axis, axis)) for axis in p.axes]
         wanted = f"({', '.join(wanted)}{',' * (len(wanted) == 1)})"
         others = ", ".join(f"{o.name} {args[o.place].shape}" for o in self.arrays if o.place < p.place)
-        raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, must be {wanted}" + f" beside {others}" * bool(others))
+        raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, must be {wanted}"
+                         + f" beside {others}" * bool(others))
 
     def check_type(self, name, array, first, index=""):
         """Raise TypeError for what is no array, or not in the memory that the first is in; an index may come from the host."""
@@ -254,8 +255,8 @@ class Contract:
         for axis, size in zip(("nnz", "out", "in"), (len(value), *value.shape)):
             if sizes.get(axis, size) != size:
                 p = next(p for p in self.arrays if axis in p.axes)
-                raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, the support {len(value)} positions in a "
-                                 f"{value.shape[0]} x {value.shape[1]} matrix")
+                raise ValueError(f"{self.name}: {p.name} has shape {args[p.place].shape}, the support {len(value)} positions in "
+                                 f"a {value.shape[0]} x {value.shape[1]} matrix")
         if type(value.index) is not type(args[self.places[0]]):
             self.check_type(name, value.index, args[self.places[0]])
         return value
@@ -325,11 +326,9 @@ RULES = {"cross_entropy": some("V"), "cross_entropy_backward": some("V"), "linea
          "adam8bit": blocks, "spmm": sides, "sl_linear_backward": as_many_rows}
 
 
-@cache
-def contracts(rows=False):
-    """{function: Contract} of SIGNATURES."""
-    found = re.findall(r"^(\w+) +((?:.*\n)(?: .*\n)*)", SIGNATURES, re.M)
-    return {name: Contract(name, " ".join(text.split()), rows) for name, text in found}
+LINES = re.findall(r"^(\w+) +((?:.*\n)(?: .*\n)*)", SIGNATURES, re.M)
+CONTRACTS = {name: Contract(name, " ".join(text.split())) for name, text in LINES}
+OF_OPS = {name: Contract(name, " ".join(text.split()), rows=True) for name, text in LINES}
 
 
 class Backend:
@@ -340,8 +339,8 @@ class Backend:
 
     def __init__(self, name, module, dtypes=None):
         self.name, self.module, self.dtypes = name, module, dtypes
-        for function in contracts().keys() & vars(module).keys():
-            setattr(self, function, self.checked(contracts()[function]))
+        for function in CONTRACTS.keys() & vars(module).keys():
+            setattr(self, function, self.checked(CONTRACTS[function]))
 
     def __repr__(self):
         return f"<backend {self.name}>"

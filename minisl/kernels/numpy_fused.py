@@ -26,8 +26,9 @@ def linear_backward(dy, x, weight, need_dx):
 
 
 def cross_entropy(logits, labels):
-    """(sum of the rows' losses, kept) of logits (N, V). kept (2, N): each row's highest logit, and the sum of exp of the distances
-    to it. Their logsumexp would be one number, but rounded: of logits near 1e4 by 5e-4."""
+    """(sum of the rows' losses, kept) of logits (N, V). kept (2, N): each row's highest logit, and the sum of exp of the
+    distances to it. Their logsumexp would be one number, but rounded: near 1e4 by 5e-4.
+    """
     xp = array_module(logits)
     highest = logits.max(axis=1)
     below = logits - highest[:, None]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from contract_checks import LAYOUTS, NUMBERS, SIZES, Drawn, Guarded, backends_of, of, run, same
 from gpu import fake_cupy, no_compiler
+from mutation import mutated, rejected, title
 
 from minisl import kernels
-from minisl.kernels import Support, cuda, numba_status
-from minisl.kernels.contract import contracts
+from minisl.kernels import Support, contract, cuda, numba_status
+from minisl.kernels.contract import CONTRACTS, Contract
 
-FUNCTIONS = [name for name in contracts() if backends_of(name)]
+FUNCTIONS = [name for name in CONTRACTS if backends_of(name)]
 DTYPES = (np.float32, np.float64)
 
 
@@ -35,14 +36,14 @@ def test_every_public_function_has_a_contract():
     """Those that all backends have, and `fused_*`: CUDA's list says which are public."""
     public = {name for name, function in vars(cuda).items() if inspect.isfunction(function)}
     assert public == set(FUNCTIONS)
-    assert {"sl_linear", "sl_linear_backward", "embedding"} == contracts().keys() - public
+    assert {"sl_linear", "sl_linear_backward", "embedding"} == CONTRACTS.keys() - public
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_contract_names_the_parameters_of_each_backend(name):
     for backend in backends_of(name):
         parameters = list(inspect.signature(getattr(of(backend).module, name)).parameters)
-        assert parameters[: len(contracts()[name].parameters)] == contracts()[name].parameters, backend
+        assert parameters[: len(CONTRACTS[name].parameters)] == CONTRACTS[name].parameters, backend
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
@@ -50,13 +51,13 @@ def test_contract_names_the_parameters_of_each_backend(name):
 def test_right_arrays_in_every_layout(name, dtype):
     drawn = Drawn(name, dtype=dtype)
     if name.startswith("fused") and dtype == np.float64:
-        assert compare(name, drawn.values, dtype=dtype) == ("refused", TypeError, f"{name}: backend emulator has kernels for float32, "
-                                                            "not for float64")
+        said = f"{name}: backend emulator has kernels for float32, not for float64"
+        assert compare(name, drawn.values, dtype=dtype) == ("refused", TypeError, said)
         return
     plain = compare(name, drawn.values, where="C", dtype=dtype)
     assert plain[:1] != ("refused",), plain
     for layout in LAYOUTS[1:]:
-        written = {p.name for p in contracts()[name].arrays if p.written}
+        written = {p.name for p in CONTRACTS[name].arrays if p.written}
         chosen = {n: layout for n in drawn.values if (n not in written or layout not in ("read-only", "repeated"))
                   and (n, layout) != ("A", "repeated")}  # which xA would not fit
         found = compare(name, drawn.values, chosen, layout, dtype)
@@ -82,6 +83,12 @@ def test_one_wrong_size(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_wrong_dtype(name):
     right = Drawn(name)
+    compare(name, right.values)  # its shapes are known now
+    floating = [n for n, a in right.values.items() if isinstance(a, np.ndarray) and a.dtype == np.float32]
+    for dtype in ("int64", "bool", "complex64", ">f4", "O") if floating else ():
+        found = compare(name, right.values | {n: right.values[n].astype(dtype) for n in floating}, where=dtype)
+        assert found[:2] == ("refused", TypeError)
+        assert found[2].startswith(f"{name}: {floating[0]} must be floating, got ")
     for n, array in right.values.items():
         if not isinstance(array, np.ndarray):
             continue
@@ -92,7 +99,7 @@ def test_one_wrong_dtype(name):
             found = compare(name, right.values | {n: array.astype(dtype)}, where=f"{n} {dtype}")
             if index and dtype in ("int8", "uint64"):
                 same(found, compare(name, right.values), dtype)
-            elif n != contracts()[name].arrays[0].name or dtype not in ("float16", "float64"):
+            elif n != CONTRACTS[name].arrays[0].name or dtype not in ("float16", "float64"):
                 assert found[:2] == ("refused", TypeError), (n, dtype, found)
                 assert n in found[2] or "must be" in found[2]
         for nothing in (None, 1.0, [1.0], "text", np.ma.ones(array.shape)):
@@ -105,7 +112,7 @@ def test_one_wrong_dtype(name):
 
 
 def sizes_of(name):
-    return sorted({a for p in contracts()[name].arrays for a in p.axes if isinstance(a, str) and a != "d/2"})
+    return sorted({a for p in CONTRACTS[name].arrays for a in p.axes if isinstance(a, str) and a != "d/2"})
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -123,7 +130,7 @@ def test_nothing_along_an_axis(name):
         if found[:1] == ("refused",):
             assert found[1] in (ValueError, IndexError)
             assert "0" in found[2]
-    if any(p.open for p in contracts()[name].arrays):
+    if any(p.open for p in CONTRACTS[name].arrays):
         for lead in ((), (0,), (2, 0)):
             compare(name, Drawn(name, {"...": lead, "blocks": 0 if 0 in lead else 1}).values, where=str(lead))
 
@@ -146,7 +153,7 @@ def test_random_faults(name):
 NUMBER_TYPES = (np.float64, np.float32, np.float16, Fraction, lambda x: np.array(x))
 
 
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if {"scale", "eps", "lr"} & set(contracts()[n].parameters)])
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if {"scale", "eps", "lr"} & set(CONTRACTS[n].parameters)])
 def test_any_type_of_number(name):
     """A scale as np.float64 made float32 arrays float64."""
     drawn = Drawn(name)
@@ -171,10 +178,26 @@ def test_numbers_that_cannot_be(name, change):
     assert compare(name, Drawn(name).values | change)[:2] == ("refused", ValueError)
 
 
+@pytest.mark.parametrize(("name", "sizes"), [
+    ("attention", {"H": 3}), ("attention", {"K": 0}), ("attention", {"K": 0, "H": 0}), ("attention", {"Tq": 6}),
+    ("attention", {"d": 0}), ("attention_backward", {"Tq": 6}), ("rope", {"d": 5}), ("rope", {"d": 6}),
+    ("adam8bit", {"blocks": 2}), ("adam8bit", {"blocks": 0}), ("spmm", {"width": 5}), ("cross_entropy", {"V": 0, "N": 0}), ("rms_norm", {"D": 0})])
+def test_sizes_apart(name, sizes):
+    found = compare(name, Drawn(name, sizes).values)
+    assert found[:2] == ("refused", ValueError)
+    assert found[2].startswith(f"{name}: ")
+
+
+def test_what_is_known_does_not_grow():
+    for n in range(1100):
+        CONTRACTS["swiglu"](*[np.ones((1, n), np.float32)] * 2)
+    assert len(CONTRACTS["swiglu"].known) <= 1001
+
+
 @pytest.mark.parametrize(("name", "which", "bad"), [
     ("cross_entropy", "labels", 7), ("cross_entropy", "labels", -1), ("cross_entropy_backward", "labels", 7),
     ("linear_cross_entropy", "labels", -101), ("embedding_backward", "ids", 7), ("embedding_backward", "ids", -1)])
-def test_an_index_that_points_outside(name, which, bad):
+def test_an_index_outside(name, which, bad):
     """Memory was written to where it pointed."""
     drawn = Drawn(name)
     drawn.values[which][2] = bad
@@ -193,7 +216,7 @@ def test_arrays_of_a_gpu_beside_those_of_the_host(name):
     with fake_cupy() as cupy:
         for backend in ("numpy", "cuda"):
             chosen, values = kernels.load(backend, cupy.zeros(1, "float32")), Drawn(name).values
-            floating = [p.name for p in contracts()[name].arrays if not p.of]
+            floating = [p.name for p in CONTRACTS[name].arrays if not p.of]
             if not hasattr(chosen, name) or len(floating) < 2:
                 continue
             first = floating[0]
@@ -223,6 +246,13 @@ def test_positions_of_few_bits(dtype):
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_positions_beyond_31_bits():
+    """int32 positions in a matrix whose own do not all fit them."""
+    turned = Support(np.array([5, 2 * 10**6 + 3], np.int32), (10**4, 10**6)).transposed
+    assert turned.index.tolist() == [5 * 10**4, 3 * 10**4 + 2]
+    assert Support(np.array([900_000], np.int32), (10**4, 10**6)).transposed.index.tolist() == [9 * 10**9]
+
+
 @pytest.mark.parametrize(("index", "error"), [
     (np.array([True]), TypeError), (np.array([1.0]), TypeError), ([1, 2], TypeError), (np.array([[1]]), ValueError),
     (np.array([600]), ValueError), (np.array([2**63 + 5], np.uint64), ValueError)])
@@ -239,5 +269,55 @@ def test_support_of_another_shape_or_none():
 
 
 def test_every_number_of_the_table_is_drawn():
-    assert {n for c in contracts().values() for take, _, n in c.others if take.__name__ in ("number", "betas", "step", "count", "flag")
-            } == NUMBERS.keys()
+    kinds = ("number", "betas", "step", "count", "flag")
+    assert {n for c in CONTRACTS.values() for take, _, n in c.others if take.__name__ in kinds} == NUMBERS.keys()
+
+
+# Mistakes in the check
+
+
+MISTAKES = [
+    (Contract.sizes, "lead < 0 or (lead and not p.open)", "lead < 0", test_one_wrong_size, "rms_norm"),
+    (Contract.sizes, "if sizes.setdefault(axis, size) != size:", "if False:", test_one_wrong_size, "rms_norm"),
+    (Contract.sizes, 'if p.open and sizes["..."] != shape[:lead]:', "if False:", test_one_wrong_size, "swiglu"),
+    (Contract.sizes, "zip(p.axes, shape[lead:])", "zip(p.axes, shape)", test_right_arrays_in_every_layout, "rope", np.float32),
+    (Contract.sizes, "array.dtype != wanted", "False", test_one_wrong_dtype, "linear"),
+    (Contract.sizes, "p.dtype or dtype", "dtype", test_one_wrong_dtype, "adam8bit"),
+    (Contract.sizes, 'array.dtype.kind not in "iu"', "False", test_one_wrong_dtype, "cross_entropy"),
+    (Contract.floating, 'array.dtype.kind != "f"', "False", test_one_wrong_dtype, "rms_norm"),
+    (Contract.floating, "not array.dtype.isnative", "False", test_one_wrong_dtype, "linear"),
+    (Contract.check_type, "if not is_array(array):", "if False:", test_one_wrong_dtype, "linear"),
+    (Contract.check_type, "if there != here and", "if False and", test_arrays_of_a_gpu_beside_those_of_the_host, "linear"),
+    (Contract.__call__, "(type(a), a.shape, a.dtype)", "(type(a), a.dtype)", test_one_wrong_size, "linear"),
+    (Contract.__call__, "(type(a), a.shape, a.dtype)", "(type(a), a.shape)", test_one_wrong_dtype, "linear"),
+    (Contract.__call__, "if len(self.known) > 1000:", "if False:", test_what_is_known_does_not_grow),
+    (Contract.number, "return float(value)", "return value", test_any_type_of_number, "dense"),
+    (Contract.index, "array.min() >= 0", "True", test_an_index_outside, "embedding_backward", "ids", -1),
+    (Contract.index, "array.max() < limit", "array.max() <= limit", test_an_index_outside, "cross_entropy", "labels", 7),
+    (Contract.index, "array != IGNORE_LABEL", "array < IGNORE_LABEL", test_an_index_outside, "cross_entropy", "labels", -1),
+    (Contract.writable, "raise ValueError", "ValueError", test_read_only_weights, "adamw"),
+    (Contract.count, "value < least", "False", test_numbers_that_cannot_be, "adamw", {"t": 0}),
+    (Contract.betas, "0 <= b1 < 1 and 0 <= b2 < 1", "0 <= b1 <= 1", test_numbers_that_cannot_be, "adamw", {"betas": (1.0, 0.5)}),
+    (Contract.support, "if sizes.get(axis, size) != size:", "if False:", test_support_of_another_shape_or_none),
+    (contract.heads, "if Tq > Tk", "if False", test_sizes_apart, "attention", {"Tq": 6}),
+    (contract.heads, "or H % K", "", test_sizes_apart, "attention", {"H": 3}),
+    (contract.halves, "2 * cos.shape[-1]", "2 * cos.shape[-1] + x.shape[-1] % 2", test_sizes_apart, "rope", {"d": 5}),
+    (contract.blocks, "len(m_top) == count", "True", test_sizes_apart, "adam8bit", {"blocks": 2}),
+    (contract.sides, "0 if transpose else 1", "1", test_support_of_another_shape_or_none),
+    (Support.transposed.func, "2**31", "2**62", test_positions_beyond_31_bits),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: title(*m[:3]))
+def test_rejects(mistake, killed):
+    function, old, new, check, *args = mistake
+
+    def checked():
+        for each in CONTRACTS.values():
+            each.known.clear()
+        check(*args)
+
+    with mutated(function, old, new):
+        killed[title(function, old, new)] = rejected([checked])
+    assert killed[title(function, old, new)]
+    checked()

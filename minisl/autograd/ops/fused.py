@@ -6,7 +6,6 @@ Shapes: B sequences, T tokens, D features, H heads of width d, V vocabulary, N =
 
 import numpy as np
 
-from minisl import kernels
 from minisl.autograd.ops import composed
 from minisl.autograd.tensor import Function
 from minisl.backend import IGNORE_LABEL, array_module
@@ -179,10 +178,11 @@ def linear(x, weight):
 def cross_entropy(logits, labels, reduction="mean", label_smoothing=0.0):
     """Negative log-likelihood in nats of integer `labels` (...) under `logits` (..., V); label -100 is ignored.
 
-    reduction "mean": over the labels that count (the token-weighted mean); "sum": their total; "none": of each, 0 where ignored.
+    reduction "mean": over the labels that count (the token-weighted mean); "sum": their total; "none": each,
+    0 where ignored.
     label_smoothing: this share of the loss is the mean over the vocabulary (as in PyTorch). It and "none" are a composition.
     Labels on the host go to where the logits are; those on a GPU are taken as they are, since to look at them is to wait.
-    Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels that are no integers; IndexError: a label outside
+    Raises ValueError: the mean of no labels, or shapes differ; TypeError: labels are no integers; IndexError: one is outside
     0..V-1.
     """
     if reduction not in ("mean", "sum", "none"):

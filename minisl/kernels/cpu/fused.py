@@ -210,10 +210,10 @@ def adam8bit(p, g, m, v, m_top, v_top, tables, lr, betas, eps, weight_decay, t):
     (b1, b2), T = betas, p.dtype.type
     numbers = [T(c) for c in (1 - b1, 1 - b2, lr / (1 - b1**t), math.sqrt(1 - b2**t), eps, 1 - lr * weight_decay)]
     numbers = np.float32(b1), np.float32(b2), *numbers
-    flat = [a.reshape(-1) for a in (p, plain(g), m, v)]
+    flat, tables = [a.reshape(-1) for a in (p, plain(g), m, v)], [plain(table) for table in tables]
 
     def blocks(begin, end):
-        rows.adam8bit(*flat, m_top, v_top, *map(plain, tables), *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
+        rows.adam8bit(*flat, m_top, v_top, *tables, *numbers, begin, end, *np.empty((2, BLOCK), T), np.empty(BLOCK, np.uint32))
 
     whole(blocks, len(m_top), p.size)
 
