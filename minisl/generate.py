@@ -85,26 +85,43 @@ def draw(logits, rng, temperature, top_k=0, top_p=1.0):
 
 
 class Text:
-    """The text of ids that come one by one, in pieces of whole characters.
+    """The text of ids that come one by one, in pieces: however many there are, together what `decode` makes of all of them.
 
-    before: ids it continues, since how a token is spelled may depend on the one before it. A character may take several tokens:
-    it is held back until it is complete, and dropped if it never is.
+    before: ids it continues, since how a token is spelled may depend on whether there is one before it. Held back is what the
+    next id may still change: the bytes of a character that is not complete, and where the vocabulary has tokens like <0xE6> all
+    of these in a row, of which one wrong byte spoils the others. Of a decoder that may change anything (see
+    `Tokenizer.decodes_in_place`) all is held back.
     """
 
-    def __init__(self, decode, before=()):
-        self.decode, self.ids = decode, list(before)[-8:]
-        self.said = len(decode(self.ids))
+    def __init__(self, tokenizer, before=()):
+        self.tokenizer, self.bytes, self.silent = tokenizer, tokenizer.byte_tokens(), tokenizer.silent()
+        self.anchor = [tokenizer.anchor()] if tokenizer.decodes_in_place() else None
+        self.open, self.ids = False, list(before)
+        self.said = len(tokenizer.decode(self.ids))
+        self._begin_after(self.said)
+
+    def _begin_after(self, said):
+        """Forget the ids so far, once something is said of them: what follows is spelled as after any other."""
+        if said and self.anchor:
+            self.ids, self.said = self.anchor.copy(), len(self.tokenizer.decode(self.anchor))
 
     def add(self, token):
         """What can be said now that could not before."""
         self.ids.append(token)
-        text = self.decode(self.ids)
-        whole = text.rstrip("\ufffd")
-        piece, self.said = whole[self.said:], max(self.said, len(whole))
-        if len(whole) == len(text) and piece:  # between two characters: only the last of the tokens are still needed
-            self.ids = self.ids[-8:]
-            self.said = len(self.decode(self.ids))
+        if token not in self.silent:
+            self.open = token in self.bytes
+        if self.open or not self.anchor:
+            return ""
+        text = self.tokenizer.decode(self.ids)
+        if text.endswith("\ufffd"):  # perhaps a character that is not complete
+            return ""
+        piece = text[self.said:]
+        self._begin_after(len(text))
         return piece
+
+    def rest(self):
+        """What was held back, once no more comes."""
+        return self.tokenizer.decode(self.ids)[self.said:]
 
 
 class Until:
@@ -164,7 +181,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
         going = {}
         for i in range(begin, min(begin + together, len(prompts))):
             ids = [tokenizer.end, *tokenizer.encode(prompts[i])]
-            going[i] = Sequence(ids, generator(seed, "sample")), Text(tokenizer.decode, ids), Until(stop)
+            going[i] = Sequence(ids, generator(seed, "sample")), Text(tokenizer, ids), Until(stop)
         for count in range(tokens):
             started, sequences = time.perf_counter(), [sequence for sequence, _, _ in going.values()]
             read = go_on(model, sequences, temperature, top_k, top_p)
@@ -174,6 +191,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
                 last = sequence.ids[-1] == tokenizer.end or count == tokens - 1
                 piece = until.add(text.add(sequence.ids[-1])) if sequence.ids[-1] != tokenizer.end else ""
                 if last and not until.done:
+                    piece += until.add(text.rest())
                     piece += until.rest()
                 if last or until.done:
                     del going[i]

@@ -20,16 +20,10 @@ GONE = "a worker reads no more"
 SERVE = "from minisl.data.workers import serve; serve()"
 
 
-def encode(tokenizer, texts, limit=None):
-    """The ids of each text, without marks, as arrays; the first `limit` of each."""
-    encodings = tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(e.ids if limit is None else e.ids[:limit], np.uint32) for e in encodings]
-
-
 def encode_here(tokenizer, chunks, limit=None):
     """For each (state, texts) of `chunks`: (state, the texts' ids)."""
     for state, texts in chunks:
-        yield state, encode(tokenizer, texts, limit)
+        yield state, tokenizer.encode_all(texts, limit)
 
 
 class Pool:
@@ -155,6 +149,6 @@ def serve():
             return
         tokenizer, limit = Tokenizer(tokenizers.Tokenizer.from_str(first[0].decode())), int(first[1]) or None
         while (texts := read(requests)) is not None:
-            write(answers, [ids.tobytes() for ids in encode(tokenizer, [text.decode() for text in texts], limit)])
+            write(answers, [ids.tobytes() for ids in tokenizer.encode_all([text.decode() for text in texts], limit)])
     except (BrokenPipeError, KeyboardInterrupt):
         os._exit(0)
