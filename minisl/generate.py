@@ -85,38 +85,34 @@ def draw(logits, rng, temperature, top_k=0, top_p=1.0):
 
 
 class Text:
-    """The text of ids that come one by one, in pieces: however many there are, together what `decode` makes of all of them.
+    """The text of ids that come one by one, in pieces: together exactly what `decode` makes of all of them.
 
-    before: ids it continues, since how a token is spelled may depend on whether there is one before it. Held back is what the
-    next id may still change: the bytes of a character that is not complete, and where the vocabulary has tokens like <0xE6> all
-    of these in a row, of which one wrong byte spoils the others. Of a decoder that may change anything (see
-    `Tokenizer.decodes_in_place`) all is held back.
+    before: ids of a text that it continues: how a token is spelled may depend on whether there is one before it. What the next
+    id may change is held back: a character that is not complete, and of tokens like <0xE6> all that stand together, since one
+    wrong byte spoils the others. Where a tokenizer has no `anchor`, all is.
     """
 
     def __init__(self, tokenizer, before=()):
-        self.tokenizer, self.bytes, self.silent = tokenizer, tokenizer.byte_tokens(), tokenizer.silent()
-        self.anchor = [tokenizer.anchor()] if tokenizer.decodes_in_place() else None
-        self.open, self.ids = False, list(before)
-        self.said = len(tokenizer.decode(self.ids))
-        self._begin_after(self.said)
+        self.tokenizer, self.open = tokenizer, False
+        self._keep(list(before))
 
-    def _begin_after(self, said):
-        """Forget the ids so far, once something is said of them: what follows is spelled as after any other."""
-        if said and self.anchor:
-            self.ids, self.said = self.anchor.copy(), len(self.tokenizer.decode(self.anchor))
+    def _keep(self, ids):
+        """Begin anew with these ids, all of them said, or with the anchor in their place."""
+        self.ids, self.said = ids, len(self.tokenizer.decode(ids))
+        if self.said and self.tokenizer.anchor is not None:
+            self.ids = [self.tokenizer.anchor]
+            self.said = len(self.tokenizer.decode(self.ids))
 
     def add(self, token):
         """What can be said now that could not before."""
         self.ids.append(token)
-        if token not in self.silent:
-            self.open = token in self.bytes
-        if self.open or not self.anchor:
-            return ""
-        text = self.tokenizer.decode(self.ids)
-        if text.endswith("\ufffd"):  # perhaps a character that is not complete
+        if not self.tokenizer.is_silent(token):
+            self.open = self.tokenizer.is_byte(token)
+        text = "" if self.open or self.tokenizer.anchor is None else self.tokenizer.decode(self.ids)
+        if not text or text.endswith("\ufffd"):  # perhaps a character that is not complete
             return ""
         piece = text[self.said:]
-        self._begin_after(len(text))
+        self._keep(self.ids)
         return piece
 
     def rest(self):

@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import re
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -114,23 +116,46 @@ class Tokenizer:
     def lost(self, documents):
         """The share of the documents' characters that do not come back: unknown ones, and what is normalised away."""
         total, gone = 0, 0
-        unknown = self._unknown()
         for text in documents:
             there = Counter(text)
-            there.subtract(self.decode([i for i in self.encode(text) if i != unknown]))
+            there.subtract(self.decode([i for i in self.encode(text) if i != self.unknown]))
             total += len(text)
             gone += sum(n for n in there.values() if n > 0)
         return gone / max(1, total)
 
-    def _unknown(self):
+    @cached_property
+    def unknown(self):
         """The id for what is not in the vocabulary, or None."""
-        model = self.inner.model
-        token = getattr(model, "unk_token", None)
-        return getattr(model, "unk_id", None) if token is None else self.inner.token_to_id(token)
+        model = json.loads(self.json)["model"]
+        token = model.get("unk_token")
+        return model.get("unk_id") if token is None else self.inner.token_to_id(token)
 
     def decode(self, ids):
         with in_words(self.where):
             return self.inner.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    @cached_property
+    def anchor(self):
+        """An id after which every other is spelled as in any text, which is what decoding in pieces needs; None where the decoder
+        is not known to decode each token by itself, but for the first and for bytes of one character."""
+        decoder = json.loads(self.json).get("decoder")
+        if not re.fullmatch("[rm]*b?[rm]*f?r*s?|lf?|w", "".join(map(letter, parts_of(decoder)))):
+            return None
+        ids = (i for i in sorted(self.inner.get_vocab().values()) if not self.is_silent(i) and not self.is_byte(i))
+        return next((i for i in ids if self.decode([i]).strip(" \ufffd")), None)
+
+    def is_byte(self, i):
+        """Is this the id of a token like <0xE6>, which may stand for a byte?"""
+        token = self.inner.id_to_token(i)
+        return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+    def is_silent(self, i):
+        """Is this an id that decoding leaves out, a mark or none at all?"""
+        return i in self._marks or self.inner.id_to_token(i) is None
+
+    @cached_property
+    def _marks(self):
+        return {i for i, token in self.inner.get_added_tokens_decoder().items() if token.special}
 
     def decode_documents(self, ids):
         """The texts between end marks, a blank line between them."""
@@ -232,6 +257,23 @@ def quiet_panics():
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def parts_of(decoder):
+    """The decoders, described as in a tokenizer.json, that one consists of, in order."""
+    if not decoder:
+        return []
+    return [part for inner in decoder["decoders"] for part in parts_of(inner)] if "decoders" in decoder else [decoder]
+
+
+def letter(decoder):
+    """A decoder's kind, "?" for one that may change what is beside a token."""
+    kind = decoder["type"]
+    if kind == "Replace":  # of one character; a longer one could begin in one token and end in the next
+        return "r" if len(decoder["pattern"].get("String", "")) == 1 and decoder["content"] == " " else "?"
+    if kind == "Strip":
+        return "s" if decoder["stop"] == 0 else "?"
+    return {"ByteLevel": "l", "ByteFallback": "b", "Fuse": "f", "Metaspace": "m", "WordPiece": "w"}.get(kind, "?")
 
 
 def bpe_text(documents):
