@@ -1,6 +1,5 @@
 """Documents of any length, a piece at a time: what is not in memory as a whole cannot fill it."""
 
-import codecs
 import re
 
 PIECE = 1 << 16  # characters of a piece
@@ -33,19 +32,15 @@ class LongText:
 
 
 def read_blocks(path):
-    """The text of a UTF-8 file in strings of some size, without a byte order mark. Raises UnicodeDecodeError."""
-    decode, at = codecs.getincrementaldecoder("utf-8-sig")().decode, 0
-    with open(path, "rb") as file:
-        while True:
-            block = file.read(PIECE)
-            try:
-                yield decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                error.start += at - (len(error.object) - len(block))  # from the start of the file
-                raise
-            at += len(block)
-            if not block:
-                return
+    """The text of a UTF-8 file in strings of some size, without a byte order mark, lines ending in \\n. Raises OSError,
+    UnicodeDecodeError, whose `start` is the byte in the file."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            while block := file.read(PIECE):
+                yield block
+        except UnicodeDecodeError as error:
+            error.start += file.buffer.tell() - len(error.object)
+            raise
 
 
 def blocks(document):
@@ -53,6 +48,11 @@ def blocks(document):
     if isinstance(document, LongText):
         return document.blocks()
     return [document] if len(document) <= PIECE else (document[i : i + PIECE] for i in range(0, len(document), PIECE))
+
+
+def whole(document):
+    """The text of a document."""
+    return "".join(blocks(document))
 
 
 def n_bytes(documents):

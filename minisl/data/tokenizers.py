@@ -23,6 +23,7 @@ PROBE = "The 1st tést: naïve, 東京 🙂\n\tx_y = 'z' * 10**3\r\n"  # what a 
 END = "<|endoftext|>"  # stands before every document, and nowhere else
 AT_ONCE = 1 << 20  # characters encoded at a time; the library takes about 200 bytes for each
 LONGEST_WORD = 1024  # a BPE is trained on words of so many characters at most: time goes with the square
+SAMPLE, SAMPLES = 1000, 64  # characters of how many documents tell what a tokenizer loses
 BPE_TEXT = 1 << 24  # characters that a BPE is trained on, spread over the text, where there are more
 
 
@@ -257,6 +258,13 @@ def quiet_panics():
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def lost_text(tokenizer, documents):
+    """[a line] where a tokenizer loses text, which makes bits per byte too low, else []. Looks at some of the documents."""
+    share = tokenizer.lost([document[:SAMPLE] for document in documents[:: max(1, len(documents) // SAMPLES)]])
+    return [f"--tokenizer {tokenizer.where}: loses {share:.1%} of the held-out text (unknown, or normalised away); bits per byte "
+            "are too low, they count its bytes too"] if share >= 0.001 else []
 
 
 def parts_of(decoder):

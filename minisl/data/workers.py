@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minisl.data.pieces import whole
+
 AHEAD = 4  # chunks that are read, in work or done, for each worker
 GONE = "a worker reads no more"
 SERVE = "from minisl.data.workers import serve; serve()"
@@ -55,7 +57,7 @@ class Pool:
             for n, (state, texts) in enumerate(self.chunks):
                 if not self._put((state, None)):
                     return
-                write(self.workers[n % len(self.workers)].stdin, [text.encode() for text in texts])
+                write(self.workers[n % len(self.workers)].stdin, [whole(text).encode() for text in texts])
             self._put(None)
         except BrokenPipeError:
             self._put((None, GONE))
