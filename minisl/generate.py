@@ -14,6 +14,7 @@ from minisl import checkpoint, kernels
 from minisl.autograd import no_grad, ops
 from minisl.backend import DEVICES, choose_device, generator, to_numpy
 from minisl.command import Parser, run_command
+from minisl.data.files import first_bytes, foreign
 from minisl.errors import InputError
 from minisl.metrics import gpu_memory, peak_memory
 from minisl.nn import KVCache, PackedCache
@@ -221,7 +222,8 @@ def read_prompts(path):
     try:
         lines = [line.removesuffix("\r") for line in Path(path).read_text("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
-        raise InputError(f"--prompts {path}: not UTF-8 text (byte {error.start})") from None
+        why = foreign(first_bytes(path)) or f"byte {error.start}"
+        raise InputError(f"--prompts {path}: not UTF-8 text ({why})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"--prompts {path}: {getattr(error, 'strerror', None) or error}") from None
     if not any(lines):

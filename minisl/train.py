@@ -192,7 +192,8 @@ class Trainer:
         labels_in_all, failures = self.group.total(mine, error is not None)
         if failures:
             if self.save(position):
-                self.say(f"{self.run}: saved at step {self.at['step']}, to go on with --resume {shlex.quote(str(self.run))}")
+                run = shlex.quote(str(self.run))
+                self.say(f"{self.run}: saved at step {self.at['step']}, go on with: python -m minisl.train --resume {run}")
             self.group.together(raise_it, error)
         self.at["batch"] += self.settings.accumulate
         return batches, int(labels_in_all)
@@ -234,7 +235,8 @@ class Trainer:
         in the data (left out: after the last batch)."""
         self.group.check_same(self.model)
         moments = self.exchange.gather_state(self.optimizer.state_dict())
-        return self.group.broadcast(self.leads and self.write(moments, position or self.data.batches.state()))
+        position = position or self.data.batches.state()
+        return self.group.broadcast(self.leads and self.write(moments, position))
 
     def write(self, moments, position):
         """As `save`, in the process that writes."""

@@ -18,11 +18,9 @@ LONGEST = 1 << 26  # bytes of a line: beyond it a file is taken to be something 
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 BLANK = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, white space
 AS_LINES = "of a JSON array, make lines: jq -c '.[]' OLD.json > NEW.jsonl"
-FOREIGN = {  # how a file begins that is no UTF-8 text, and what to do
-    b"\xff\xfe\0\0": "UTF-32: iconv -f UTF-32 -t UTF-8 makes it so", b"\0\0\xfe\xff": "UTF-32: iconv -f UTF-32 -t UTF-8 makes it so",
-    b"\xff\xfe": "UTF-16: iconv -f UTF-16 -t UTF-8 makes it so", b"\xfe\xff": "UTF-16: iconv -f UTF-16 -t UTF-8 makes it so",
-    GZIP: "gzip: unpack it", ZSTD: "zstd: unpack it", b"PK\3\4": "zip: unpack it", b"BZh": "bzip2: unpack it",
-    b"\xfd7zXZ": "xz: unpack it", b"%PDF": "PDF: extract its text"}
+FOREIGN = {  # how a file begins that is no UTF-8 text
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+    GZIP: "gzip", ZSTD: "zstd", b"PK\3\4": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"%PDF": "PDF"}
 
 
 def is_stream(path, field="text"):
@@ -68,7 +66,8 @@ def first_bytes(path):
 
 def foreign(start):
     """What bytes that are no UTF-8 text are, and what to do about it, or None where that is not known."""
-    return next((f"it is {words}" for magic, words in FOREIGN.items() if start.startswith(magic)), None)
+    kind = next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)
+    return kind and (f"it is {kind}: " + (f"iconv -f {kind} -t UTF-8 converts it" if kind.startswith("UTF") else "unpack it"))
 
 
 def identity(path):
@@ -156,7 +155,7 @@ def read_json_lines(path, field, skip):
 
 
 def next_line(file, path, number, limit=None):
-    """The line after that number, or its first `limit` bytes (left out: one more than it may have). Raises InputError where the file is damaged."""
+    """The line after that number, of `limit` bytes at most. Raises InputError where the file is damaged."""
     try:
         return file.readline(LONGEST + 1 if limit is None else limit)
     except (OSError, EOFError, ValueError, zlib.error) as error:

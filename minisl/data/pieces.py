@@ -79,7 +79,7 @@ def pieces(document, apart=None):
 
 def place(text, apart):
     """Where to cut a text, at PIECE or a little before."""
-    spaces = [found.start() for found in BORDER.finditer(text, PIECE // 2, PIECE)]
+    spaces = [found.start() for found in BORDER.finditer(text, PIECE - PIECE // 16, PIECE)]
     if apart is None:
         return spaces[-1] if spaces else PIECE
     return next((at for at in (*spaces[:-9:-1], *range(PIECE, PIECE - CONTEXT, -1)) if apart(text, at)), PIECE)

@@ -239,7 +239,8 @@ def test_state_is_small():
 
 
 @pytest.mark.parametrize("change", [
-    {"source": "x", "names": "x"}, {"source": "x", "split": "x"}, {"source": "x", "names": None}, {"epoch": -1}, {"mark": [0, [0]]}, {"mark": 3}, {"buffer": ["a"]}, {"skip": None}, {"read": 10**6}])
+    {"source": "x", "names": "x"}, {"source": "x", "split": "x"}, {"source": "x", "names": None},
+    {"epoch": -1}, {"mark": [0, [0]]}, {"mark": 3}, {"buffer": ["a"]}, {"skip": None}, {"read": 10**6}])
 def test_states_of_other_data_are_refused(change):
     data = opened()
     state = data.batches.state()
