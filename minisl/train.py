@@ -192,8 +192,8 @@ class Trainer:
         labels_in_all, failures = self.group.total(mine, error is not None)
         if failures:
             if self.save(position):
-                run = shlex.quote(str(self.run))
-                self.say(f"{self.run}: saved at step {self.at['step']}, go on with: python -m minisl.train --resume {run}")
+                self.say(f"{self.run}: saved at step {self.at['step']}; go on with: python -m minisl.train --resume "
+                         f"{shlex.quote(str(self.run))}")
             self.group.together(raise_it, error)
         self.at["batch"] += self.settings.accumulate
         return batches, int(labels_in_all)
@@ -231,8 +231,9 @@ class Trainer:
         return best
 
     def save(self, position=None):
-        """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on. position: that
-        in the data (left out: after the last batch)."""
+        """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on.
+
+        position: where it goes on in the data (left out: after the last batch)."""
         self.group.check_same(self.model)
         moments = self.exchange.gather_state(self.optimizer.state_dict())
         position = position or self.data.batches.state()

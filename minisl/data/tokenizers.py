@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from minisl.data.pieces import CONTEXT, PIECE, pieces
+from minisl.data.pieces import CONTEXT, PIECE, pieces, whole
 from minisl.errors import InputError
 
 MOST_IDS = 2**24  # the library writes a vocabulary with a place in memory for each id, also those left out
@@ -117,7 +117,7 @@ class Tokenizer:
     def lost(self, documents):
         """The share of the documents' characters that do not come back: unknown ones, and what is normalised away."""
         total, gone = 0, 0
-        for text in documents:
+        for text in map(whole, documents):
             there = Counter(text)
             there.subtract(self.decode([i for i in self.encode(text) if i != self.unknown]))
             total += len(text)

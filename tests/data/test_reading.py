@@ -340,7 +340,7 @@ def test_what_ends_a_run_has_it_saved_first(tmp_path, monkeypatch, capsys, more)
     run = run_job(tmp_path, 2, **flags, data=data)
     err = capsys.readouterr().err
     assert re.search(r"error: .*a\.jsonl: line 1101 is not JSON", err)
-    assert 0 < int(re.search(r"saved at step (\d+), go on with: .*--resume", err)[1]) < 20
+    assert 0 < int(re.search(r"saved at step (\d+); go on with: .*--resume", err)[1]) < 20
     written(data, "".join(good))
     assert resume(run) == 0
     assert_same_run(run, whole)
