@@ -1,6 +1,7 @@
 """`python -m minisl.evaluate RUN`: a trained model's loss on held-out text."""
 
 import math
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from minisl.backend import DEVICES, IGNORE_LABEL, choose_device, read
 from minisl.blas import restart_with_better_kernels
 from minisl.command import Parser, run_command
 from minisl.data import in_memory, load_documents, open_data, tokenize, validation_batches
+from minisl.data.pieces import n_bytes as bytes_of
+from minisl.data.tokenizers import lost_text
 from minisl.errors import InputError
 
 
@@ -57,10 +60,12 @@ def main(argv):
     found = checkpoint.find(args.run)
     model, tokenizer, settings = found.model().to(xp), found.tokenizer(), found.state["settings"]
     batch_size = args.batch_size or settings["batch_size"]
-    if args.data and in_memory(args.data):
-        name, documents = " ".join(args.data), load_documents(args.data)
+    if args.data and in_memory(args.data, settings["text_field"]):
+        notes = []
+        name, documents = " ".join(args.data), load_documents(args.data, notes)
+        notes += lost_text(tokenizer, documents)
         batches = validation_batches(tokenize(tokenizer, documents), batch_size, settings["seq_len"])
-        n_bytes = sum(len(d.encode()) for d in documents)
+        n_bytes = bytes_of(documents)
     else:
         same = {k: settings[k] for k in ("seq_len", "seed", "protocol", "text_field", "validation_documents")}
         data = open_data(args.data or settings["data"], tokenizer, found.config.vocab_size, batch_size=batch_size, **same)
@@ -68,7 +73,9 @@ def main(argv):
             checkpoint.check_corpus(found.state, data.sha256, data.name, Path(args.run))
             if data.sha256 is None:  # a stream, which tells by its position whether it is the same
                 data.batches.restore(found.state.get("data"))
-        name, batches, n_bytes = data.name, data.validation(), data.validation_bytes
+        name, batches, n_bytes, notes = data.name, data.validation(), data.validation_bytes, data.notes
+    for line in notes:
+        print(line, file=sys.stderr)
     result = evaluate(model, batches, n_bytes, tokenizer.end)
     print(f"{args.run}, step {found.state['step']}, on {name} ({n_bytes:,} bytes)")
     for name, value in result.items():

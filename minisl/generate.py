@@ -14,6 +14,7 @@ from minisl import checkpoint, kernels
 from minisl.autograd import no_grad, ops
 from minisl.backend import DEVICES, choose_device, generator, to_numpy
 from minisl.command import Parser, run_command
+from minisl.data.files import first_bytes, foreign
 from minisl.errors import InputError
 from minisl.metrics import gpu_memory, peak_memory
 from minisl.nn import KVCache, PackedCache
@@ -85,26 +86,39 @@ def draw(logits, rng, temperature, top_k=0, top_p=1.0):
 
 
 class Text:
-    """The text of ids that come one by one, in pieces of whole characters.
+    """The text of ids that come one by one, in pieces: together exactly what `decode` makes of all of them.
 
-    before: ids it continues, since how a token is spelled may depend on the one before it. A character may take several tokens:
-    it is held back until it is complete, and dropped if it never is.
+    before: ids of a text that it continues: how a token is spelled may depend on whether there is one before it. What the next
+    id may change is held back: a character that is not complete, and of tokens like <0xE6> all that stand together, since one
+    wrong byte spoils the others. Where a tokenizer has no `anchor`, all is.
     """
 
-    def __init__(self, decode, before=()):
-        self.decode, self.ids = decode, list(before)[-8:]
-        self.said = len(decode(self.ids))
+    def __init__(self, tokenizer, before=()):
+        self.tokenizer, self.open = tokenizer, False
+        self._keep(list(before))
+
+    def _keep(self, ids):
+        """Begin anew with these ids, all of them said, or with the anchor in their place."""
+        self.ids, self.said = ids, len(self.tokenizer.decode(ids))
+        if self.said and self.tokenizer.anchor is not None:
+            self.ids = [self.tokenizer.anchor]
+            self.said = len(self.tokenizer.decode(self.ids))
 
     def add(self, token):
         """What can be said now that could not before."""
         self.ids.append(token)
-        text = self.decode(self.ids)
-        whole = text.rstrip("\ufffd")
-        piece, self.said = whole[self.said:], max(self.said, len(whole))
-        if len(whole) == len(text) and piece:  # between two characters: only the last of the tokens are still needed
-            self.ids = self.ids[-8:]
-            self.said = len(self.decode(self.ids))
+        if not self.tokenizer.is_silent(token):
+            self.open = self.tokenizer.is_byte(token)
+        text = "" if self.open or self.tokenizer.anchor is None else self.tokenizer.decode(self.ids)
+        if not text or text.endswith("\ufffd"):  # perhaps a character that is not complete
+            return ""
+        piece = text[self.said:]
+        self._keep(self.ids)
         return piece
+
+    def rest(self):
+        """What was held back, once no more comes."""
+        return self.tokenizer.decode(self.ids)[self.said:]
 
 
 class Until:
@@ -164,7 +178,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
         going = {}
         for i in range(begin, min(begin + together, len(prompts))):
             ids = [tokenizer.end, *tokenizer.encode(prompts[i])]
-            going[i] = Sequence(ids, generator(seed, "sample")), Text(tokenizer.decode, ids), Until(stop)
+            going[i] = Sequence(ids, generator(seed, "sample")), Text(tokenizer, ids), Until(stop)
         for count in range(tokens):
             started, sequences = time.perf_counter(), [sequence for sequence, _, _ in going.values()]
             read = go_on(model, sequences, temperature, top_k, top_p)
@@ -174,6 +188,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
                 last = sequence.ids[-1] == tokenizer.end or count == tokens - 1
                 piece = until.add(text.add(sequence.ids[-1])) if sequence.ids[-1] != tokenizer.end else ""
                 if last and not until.done:
+                    piece += until.add(text.rest())
                     piece += until.rest()
                 if last or until.done:
                     del going[i]
@@ -207,7 +222,8 @@ def read_prompts(path):
     try:
         lines = [line.removesuffix("\r") for line in Path(path).read_text("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
-        raise InputError(f"--prompts {path}: not UTF-8 text (byte {error.start})") from None
+        why = foreign(first_bytes(path)) or f"byte {error.start}"
+        raise InputError(f"--prompts {path}: not UTF-8 text ({why})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"--prompts {path}: {getattr(error, 'strerror', None) or error}") from None
     if not any(lines):

@@ -73,6 +73,8 @@ class Trainer:
         begun = f", from step {found.state['step']:,}" if found else ""
         self.say(f"{run}: {settings.method}, {self.model.num_parameters():,} parameters, {settings.dtype}, {on}{begun}\n"
                  f"{self.data.words}", file=sys.stdout)
+        for line in self.data.notes:
+            self.say(line)
 
     def build(self, from_hf=None):
         """Model and optimizer as they start. from_hf: a folder with the weights to start from."""
@@ -148,13 +150,11 @@ class Trainer:
     def update(self, step):
         """One update of the weights, number `step`: its record for metrics.jsonl."""
         s, started = self.settings, perf_counter()
+        batches, labels_in_all = self.next_batches()
         self.optimizer.lr = optim.learning_rate(
             step, peak=s.lr, steps=s.steps, warmup=s.warmup_steps(), schedule=s.schedule, min_ratio=s.min_lr_ratio,
             decay_fraction=s.decay_fraction, phi=s.uba_phi, factors=self.factors)
         self.method.before_step(self.model, self.optimizer, step, s.steps, s.seed)
-        batches = [self.data.batches(self.at["batch"] + k) for k in range(s.accumulate)]
-        self.at["batch"] += s.accumulate
-        labels_in_all = int(self.group.total(sum(np.count_nonzero(labels != IGNORE_LABEL) for _, labels in batches))[0])
 
         def loss_of(inputs, labels):
             """These rows' share of the update's mean loss."""
@@ -180,6 +180,24 @@ class Trainer:
         record = {"step": step, "loss": loss, "lr": self.optimizer.lr, "tokens": self.at["tokens"] + labels_in_all,
                   "tokens_per_second": labels_in_all / (perf_counter() - started), "grad_norm": norm, "batch": self.at["batch"]}
         return record | ({"bytes_sent": round(self.exchange.bytes)} if self.group.size > 1 else {})
+
+    def next_batches(self):
+        """The batches of an update, and how many labels they have in all processes. Where the data fails in any of them, all is
+        saved as it was before, and then raised."""
+        position, batches, error = self.data.batches.state(), [], None
+        try:
+            batches = [self.data.batches(self.at["batch"] + k) for k in range(self.settings.accumulate)]
+        except Exception as failed:
+            error = failed
+        mine = sum(np.count_nonzero(labels != IGNORE_LABEL) for _, labels in batches)
+        labels_in_all, failures = self.group.total(mine, error is not None)
+        if failures:
+            if self.save(position):
+                self.say(f"{self.run}: saved at step {self.at['step']}; go on with: python -m minisl.train --resume "
+                         f"{shlex.quote(str(self.run))}")
+            self.group.together(raise_it, error)
+        self.at["batch"] += self.settings.accumulate
+        return batches, int(labels_in_all)
 
     def traffic(self):
         """What a process sends at each update, beside what it would in full rank."""
@@ -217,16 +235,19 @@ class Trainer:
             self.watchers.tell("on_eval", record)
         return best
 
-    def save(self):
-        """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on."""
+    def save(self, position=None):
+        """Write a checkpoint, and whether that worked: if not, those before are as they were, and training goes on.
+
+        position: where it goes on in the data (left out: after the last batch)."""
         self.group.check_same(self.model)
         moments = self.exchange.gather_state(self.optimizer.state_dict())
-        return self.group.broadcast(self.leads and self.write(moments))
+        position = position or self.data.batches.state()
+        return self.group.broadcast(self.leads and self.write(moments, position))
 
-    def write(self, moments):
+    def write(self, moments, position):
         """As `save`, in the process that writes."""
         s = self.settings
-        state = {**self.at, "data": self.data.batches.state(), "settings": s.to_dict(), "schedule": self.schedule,
+        state = {**self.at, "data": position, "settings": s.to_dict(), "schedule": self.schedule,
                  "rng": {"seed": s.seed, "note": "every stream is a function of the seed, its purpose and its position"},
                  "corpus": {"name": self.data.name, "sha256": self.data.sha256},
                  "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}}
@@ -280,6 +301,8 @@ class Trainer:
     def finish(self):
         """Figure, sample and summary of a run that is done; of one that was stopped, how to go on."""
         s, best = self.settings, self.at["best"]
+        if left_out := self.data.left_out():
+            self.say(left_out)
         title = f"{s.method}, {self.model.num_parameters() / 1e6:.2f}M parameters"
         summary.draw_loss(self.run, read_metrics(self.metrics.path), title)
         if self.at["step"] == s.steps:
@@ -302,6 +325,11 @@ def refined_schedule(settings, found):
         return kept, optim.refined(kept.get("grad_norm") if isinstance(kept, dict) else None, settings.steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def raise_it(error):
+    if error is not None:
+        raise error
 
 
 def pretrain(callbacks=(), **flags):

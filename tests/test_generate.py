@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from mutation import mutant_tests
 from test_train import ROOT, run_job
+from tokenizer_cases import AT_THE_END, CASES, case
 
 from minisl import checkpoint, generate, no_grad, plot, swap
 from minisl.autograd import Tensor
 from minisl.backend import generator
 from minisl.command import run_command
-from minisl.data import make_tokenizer
+from minisl.data import make_tokenizer, tokenizers
 from minisl.errors import InputError
 from minisl.generate import Sequence, Speed, Text, Until, complete, draw, go_on, read_prompts, shown, stream
 from minisl.nn import KVCache, LlamaConfig, PackedCache, llama
@@ -45,7 +46,7 @@ def slowly(model, prompt, tokens, seed, **options):
         if ids[-1] == TOKENIZER.end:
             break
         text.append(ids[-1])
-    return TOKENIZER.decode(text).rstrip("\ufffd")
+    return TOKENIZER.decode(text)
 
 
 def check_batch_equals_alone():
@@ -170,36 +171,71 @@ def check_stop_in_stream():
         assert complete(None, TOKENIZER, ["p"], 5, stop=["end"]) == ["the e"]  # held back, then the tokens are used up
 
 
-class Words:
-    """A decoder whose first word loses the space before it, as SentencePiece's do."""
+def pieces_of(tokenizer, ids, before=()):
+    """The pieces, and what was held back to the end."""
+    text = Text(tokenizer, before)
+    return [text.add(i) for i in ids], text.rest()
 
-    def __init__(self):
-        self.asked = 0
 
-    def decode(self, ids):
-        self.asked += len(ids)
-        text = b"".join(i if isinstance(i, bytes) else b" w%d" % i for i in ids)
-        return text.decode(errors="replace").removeprefix(" ")
+def check_any_ids():
+    """Random ids, marks and unknown ones among them: what is said is what all of them decode to, also after a prompt."""
+    rng = np.random.default_rng(0)
+    for name in CASES:
+        tokenizer = case(name)
+        for n in range(60):
+            high = tokenizer.vocab_size + 2 if n % 2 else 8 + n
+            ids = [int(i) for i in rng.integers(0, high, rng.integers(1, 30))]
+            pieces, rest = pieces_of(tokenizer, ids)
+            assert "".join(pieces) + rest == tokenizer.decode(ids), (name, ids)
+            assert name not in AT_THE_END or not any(pieces)
+            prompt = [tokenizer.end, *tokenizer.encode(("", "the", " cat the ", "a \ufffd", "no.")[n % 5])]
+            pieces, rest = pieces_of(tokenizer, ids, prompt)
+            assert tokenizer.decode(prompt) + "".join(pieces) + rest == tokenizer.decode(prompt + ids), (name, ids, n)
 
 
 def check_characters():
-    """Pieces are whole characters, no space is lost or doubled, nothing is said twice; bytes that are no text show once."""
+    """Pieces are whole characters, each as soon as it is complete; bytes that are no text show as `decode` shows them."""
     whole = "aé€𝄞 𝄞𝄞 é" * 5
-    text, said = Text(TOKENIZER.decode), []
-    for token in TOKENIZER.encode(whole):
-        said.append(text.add(token))
-        assert "\ufffd" not in said[-1]
-    assert "".join(said) == whole
-    words, said = Words(), []
-    text = Text(words.decode, [1, 2])
-    said = [text.add(i) for i in range(200)]
-    assert said == [f" w{i}" for i in range(200)]
-    assert words.asked < 4000  # not all of the text for each token
-    text = Text(words.decode, [1])
-    assert [text.add(b) for b in (b"\xf0\x9d", b"\x84", b"\x9e", b"a\xc3", b"\xa9", b"\xff", b"b", b"\xe2")] == [
-        "", "", "𝄞", "a", "é", "", "\ufffdb", ""]
-    text = Text(words.decode, ["\ufffd".encode()])  # a prompt that ends with the sign itself
-    assert [text.add(b) for b in (b"a", "\ufffd".encode(), b"b")] == ["a", "", "\ufffdb"]
+    pieces, rest = pieces_of(TOKENIZER, TOKENIZER.encode(whole))
+    assert [p for p in pieces if p] == list(whole)
+    assert not rest
+    llama = case("llama 2")
+    euro, g_clef = (llama.encode(c)[1:] for c in "€𝄞")
+    the = llama.inner.token_to_id("▁the")
+    assert pieces_of(llama, [the, *euro, *g_clef, the]) == (["the", *[""] * 7, "€𝄞 the"], "")
+    assert pieces_of(llama, [*euro, *g_clef, *g_clef[:2]]) == ([""] * 9, "\ufffd" * 9), "one byte of a row spoils the others"
+    assert pieces_of(llama, [the] * 3, [llama.end, *euro]) == ([" the"] * 3, "")
+    assert pieces_of(llama, [*euro[:1], the], [llama.end, *euro]) == (["", "\ufffd the"], ""), "but not the prompt before them"
+    assert pieces_of(llama, euro * 3, [llama.end, the]) == ([""] * 9, "€€€")
+    asked = []
+    text = Text(llama, [llama.end, the])
+    llama.inner, right = Asked(llama.inner, asked), llama.inner
+    try:
+        assert [text.add(the) for _ in range(200)] == [" the"] * 200
+    finally:
+        llama.inner = right
+    assert max(asked) < 5  # not all of the text for each token
+
+
+class Asked:
+    """A tokenizer of the library that notes how many ids it decodes at a time."""
+
+    def __init__(self, inner, asked):
+        self.inner, self.asked = inner, asked
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def decode(self, ids, **options):
+        self.asked.append(len(ids))
+        return self.inner.decode(ids, **options)
+
+
+def check_stop_of_bytes():
+    """A stop string whose characters are complete with the last id only; and one that is none, in the end."""
+    llama = case("llama 2")
+    with dictated([[*llama.encode("the €€"), llama.end], [*llama.encode("the €")[:-1], llama.end]]):
+        assert complete(None, llama, ["p", "p"], 8, stop=["€€"]) == [" the ", " the \ufffd\ufffd"]
 
 
 def check_merged():
@@ -238,7 +274,8 @@ def check_generate():
 
 
 CHECKS = (check_batch_equals_alone, check_alone_equals_definition, check_packed_logits, check_float32_batch, check_draws,
-          check_stops, check_stop_in_stream, check_characters, check_merged, check_speed, check_generate)
+          check_stops, check_stop_in_stream, check_characters, check_any_ids, check_stop_of_bytes, check_merged,
+          check_speed, check_generate)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -273,15 +310,19 @@ ENDS = [
     (Until.add, "self.held + piece", "piece"),
     (Until.add, "text[:min(found)[1]]", "text[:min(found)[0]]"), (Until.add, "range(1, len(stop))", "range(1, 2)"),
     (Until.add, "self.held = text[len(text) - keep:]", "self.held = ''"), (Until.rest, "return rest", "return ''"),
-    (Text.add, 'rstrip("\\ufffd")', 'strip(" ")'), (Text.add, "self.said = len(self.decode(self.ids))", "self.said = 0"),
-    (Text.add, "self.ids = self.ids[-8:]", "pass"), (Text.__init__, "len(decode(self.ids))", "0"),
-    (Text.__init__, "list(before)[-8:]", "[]"), (stream, "piece += until.rest()", "pass"),
+    (Text.add, 'text.endswith("\\ufffd")', "False"), (Text.add, "self.open or ", ""),
+    (Text.add, "not self.tokenizer.is_silent(token)", "True"), (Text.add, "text[self.said:]", "text"),
+    (Text.add, "self._keep(self.ids)", "self.said = len(text)"), (Text._keep, "self.said and ", ""),
+    (Text.rest, "[self.said:]", "[len(self.tokenizer.decode(self.ids)):]"), (Text.__init__, "list(before)", "[]"),
+    (stream, "piece += until.rest()", "pass"), (stream, "piece += until.add(text.rest())", "pass"),
+    (tokenizers.Tokenizer.is_silent, "i in self._marks or ", ""),
     (stream, "                    del going[i]\n", "                    pass\n"), (stream, "if last or until.done", "if last"),
     (Speed.add, "if first:", "if False:"),
 ]
 test_draw_mutants = mutant_tests(SAMPLING, check_draws)
 test_batch_mutants = mutant_tests(TOGETHER, check_packed_logits, check_alone_equals_definition, check_batch_equals_alone)
-test_end_mutants = mutant_tests(ENDS, check_stops, check_stop_in_stream, check_characters, check_speed)
+test_end_mutants = mutant_tests(ENDS, check_stops, check_stop_in_stream, check_characters, check_any_ids, check_stop_of_bytes,
+                                check_speed)
 test_generate_mutants = mutant_tests([
     (generate.generate, "range(count)", "range(count - 1)"), (generate.generate, "if sequence.ids[-1] == stop:", "if False:"),
     (go_on, "top_k, top_p)", "top_k)"),

@@ -38,9 +38,12 @@ def main(argv):
         value = getattr(args, name)
         if value is not None and not least <= value < 2**31:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be at least {least} and below {2**31}")
+    notes = []
     with closing(tqdm(unit="token", unit_scale=True, dynamic_ncols=True, leave=False, disable=None)) as bar:
         index = prepare(args.sources, args.out, args.tokenizer, args.vocab_size, args.shard_tokens, args.workers,
-                        args.validation_documents, args.text_field, bar.update)
+                        args.validation_documents, args.text_field, bar.update, notes)
+    for line in notes:
+        print(line, file=sys.stderr)
     print(f"{args.out}: {index['tokens']:,} tokens of {index['documents']:,} documents in {len(index['shards'])} shards, "
           f"{index['validation_documents']:,} held out; train with --data {args.out} --vocab-size {index['vocab_size']}")
 

@@ -116,10 +116,9 @@ def validation_batches(tokens, batch_size, seq_len):
 def padded_validation(tokenizer, documents, seq_len):
     """(rows (N, seq_len + 1) as `padded` makes them, the UTF-8 bytes of the text in them)."""
     rows, n_bytes = [], 0
-    for encoding, text in zip(tokenizer.inner.encode_batch(documents, add_special_tokens=False), documents):
-        ids = np.asarray(encoding.ids, np.int64)
+    for ids, text in zip(tokenizer.encode_all(documents, seq_len + 1), documents):
         rows.append(padded(ids, tokenizer.end, seq_len))
-        n_bytes += len((text[: encoding.offsets[seq_len - 1][1]] if len(ids) > seq_len else text).encode())
+        n_bytes += len((tokenizer.text_of_first(seq_len, text) if len(ids) > seq_len else text).encode())
     if not rows:
         raise InputError("--data: the validation split is empty; give more text")
     return np.stack(rows), n_bytes

@@ -5,24 +5,28 @@ import gc
 import hashlib
 import sysconfig
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from minisl.data.files import find_files
+from minisl.data.files import find_files, first_bytes, foreign, identity, some
+from minisl.data.pieces import LongText, blocks, whole
 from minisl.errors import InputError
 
 HOLD_OUT = 20  # every 20th document is for validation
+LARGE = 1 << 26  # bytes from which on a file is not held in memory
 TESTS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
 @dataclass
 class Corpus:
-    """Documents, split. train, validation: lists of str. name: what was asked for; sha256: of all documents in order."""
+    """Documents, split. train, validation: lists of str (in train a LongText for each very large one). name: what was asked for;
+    sha256: of all documents in order; notes: lines that say what was left out."""
 
     name: str
     train: list
     validation: list
     sha256: str
+    notes: list = field(default_factory=list)
 
 
 def load_corpus(sources=("python-docs",)):
@@ -31,52 +35,87 @@ def load_corpus(sources=("python-docs",)):
     Every 20th document is held out. With fewer than 20, the last 20th of each (from a line break on) is.
     Raises InputError: nothing there, empty, not UTF-8, too little to hold any out.
     """
-    documents, name = load_documents(sources), " ".join(sources)
-    digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
+    notes, name = [], " ".join(sources)
+    documents = load_documents(sources, notes)
+    digest = sha256_of(documents)
     if len(documents) >= HOLD_OUT:
-        validation = documents[HOLD_OUT - 1 :: HOLD_OUT]
+        validation = [whole(d) for d in documents[HOLD_OUT - 1 :: HOLD_OUT]]
         train = [d for i, d in enumerate(documents) if i % HOLD_OUT != HOLD_OUT - 1]
     else:
         cuts = [cut(d) for d in documents]
         train = [d[:c] for d, c in zip(documents, cuts)]
-        validation = [d[c:] for d, c in zip(documents, cuts) if d[c:].strip()]
+        validation = [end for d, c in zip(documents, cuts) if (end := whole(d[c:])).strip()]
     if not validation:
         raise InputError(f"--data {name}: too little text to hold out a {HOLD_OUT}th of it for validation")
-    return Corpus(name, train, validation, digest)
+    return Corpus(name, train, validation, digest, notes)
 
 
 def cut(document):
     """Where the held-out end starts: at a line from 90 % on if there is one, and by 95 % in any case."""
     end = len(document) - len(document) // HOLD_OUT
-    return document.rfind("\n", end - len(document) // HOLD_OUT, end) + 1 or end
+    low = end - len(document) // HOLD_OUT
+    line = whole(document[low:end]).rfind("\n") + 1
+    return low + line if line else end
 
 
-def load_documents(sources):
-    """All documents of the sources, whole. Raises InputError: nothing there, empty, not UTF-8."""
-    documents = [d for source in sources for d in read(source) if d.strip()]
+def sha256_of(documents):
+    """The hash of all documents, a zero byte between them."""
+    digest = hashlib.sha256()
+    for n, document in enumerate(documents):
+        digest.update(b"\0" * (n > 0))
+        for block in blocks(document):
+            digest.update(block.encode())
+    return digest.hexdigest()
+
+
+def load_documents(sources, notes=None):
+    """All documents of the sources, whole. A file that is named twice counts once, and so does a text that two files hold: one of
+    them could be held out. notes: a list, to which lines about these and about empty files are added.
+
+    Raises InputError: nothing there, empty, not UTF-8.
+    """
+    documents, seen, again, empty = [], set(), [], []
+    for source in sources:
+        if source in NAMED:
+            documents += [d for d in NAMED[source]() if source not in seen and d.strip()]
+            seen.add(source)
+            continue
+        for path in named_files(source):
+            document = "" if identity(path) in seen else read_text(path)
+            same = {identity(path), sha256_of([document])}
+            if not any(block.strip() for block in blocks(document)):
+                (again if same & seen else empty).append(path)
+            elif same & seen:
+                again.append(path)
+            else:
+                documents.append(document)
+            seen |= same
+    name = " ".join(sources)
     if not documents:
-        raise InputError(f"--data {' '.join(sources)}: no text in it")
+        raise InputError(f"--data {name}: no text in it")
+    if notes is not None and again:
+        notes.append(f"--data {name}: {some(again)} named twice, or with the text of another; each text counts once")
+    if notes is not None and empty:
+        notes.append(f"--data {name}: {some(empty)} without text, left out")
     return documents
 
 
-def read(source):
-    """The documents of one source, in a fixed order."""
-    if source in NAMED:
-        return NAMED[source]()
+def named_files(source):
+    """The files of a source, in a fixed order. Raises InputError where there are none."""
     if not source:
         raise InputError("--data: must not be empty")
     paths = find_files(source)
     if not paths:
         raise InputError(f"--data {source}: no such file, folder or match (or use {', '.join(NAMED)})")
-    return [read_text(p) for p in paths]
+    return paths
 
 
 def read_text(path):
-    """A file's text. Raises InputError: not UTF-8, cannot be read."""
+    """A file's text, of a very large one a LongText. Raises InputError: not UTF-8, cannot be read."""
     try:
-        return path.read_text("utf-8")
+        return LongText(path) if path.stat().st_size > LARGE else path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"--data {path}: not UTF-8 text (byte {error.start})") from None
+        raise InputError(f"--data {path}: not UTF-8 text ({foreign(first_bytes(path)) or f'byte {error.start}'})") from None
     except OSError as error:
         raise InputError(f"--data {path}: {error.strerror or error}") from None
 

@@ -4,14 +4,16 @@ import numpy as np
 
 from minisl.data.batches import Batches, PaddedBatches, inputs_and_labels, padded_validation, validation_batches
 from minisl.data.corpora import load_corpus
+from minisl.data.pieces import n_bytes
 from minisl.data.shards import open_shards
 from minisl.data.sources import digest, open_source
 from minisl.data.stream import Shuffled, Stream
-from minisl.data.tokenizers import Tokenizer, make_tokenizer
+from minisl.data.tokenizers import Tokenizer, lost_text, make_tokenizer
 from minisl.data.tokens import tokenize
 from minisl.errors import InputError
 
 PROTOCOLS = ("packed", "padded")
+MANY = 1 << 24  # ids looked at at a time
 BPE_CHARACTERS = 10_000_000  # of a stream, from which a BPE is trained
 
 
@@ -21,15 +23,17 @@ class Data:
     name: as asked for. sha256: of all the text; None for a stream. tokenizer. words: one line to print.
     batches: `batches(k)` -> inputs, labels, each int64 (rows, T), labels -100 where ignored, for k = 0, 1, ... in order;
     `batches.state()` is the position after the last one, for JSON, and `batches.restore(state)` goes on from it.
-    validation_bytes: UTF-8 bytes of the text behind `validation()`.
+    validation_bytes: UTF-8 bytes of the text behind `validation()`. notes: lines that say what of the data is not used.
     """
 
-    def __init__(self, name, sha256, tokenizer, batches, held_out, protocol, words):
+    def __init__(self, name, sha256, tokenizer, batches, held_out, protocol, words, notes=None):
         """held_out: documents; words: what there is to train on."""
         self.name, self.sha256, self.tokenizer, self.batches = name, sha256, tokenizer, batches
+        self.notes = [] if notes is None else notes
+        self.notes += lost_text(tokenizer, held_out)
         self.packed = protocol == "packed"
         if self.packed:
-            self.held_out, self.validation_bytes = tokenize(tokenizer, held_out), sum(len(d.encode()) for d in held_out)
+            self.held_out, self.validation_bytes = tokenize(tokenizer, held_out), n_bytes(held_out)
             tokens = len(self.held_out)
         else:
             self.held_out, self.validation_bytes = padded_validation(tokenizer, held_out, batches.seq_len)
@@ -50,6 +54,10 @@ class Data:
         """End what runs in the background. Batches can still be asked for."""
         if isinstance(self.batches, Stream):
             self.batches.close()
+
+    def left_out(self):
+        """How many records without text a stream has passed over so far, in words; else ""."""
+        return self.batches.source.left_out() if isinstance(self.batches, Stream) else ""
 
     def __enter__(self):
         return self
@@ -88,7 +96,7 @@ def open_data(sources, tokenizer="bpe", vocab_size=32000, *, batch_size, seq_len
         else:
             batches = PaddedBatches(documents_of(tokens, tokenizer.end), len(corpus.train), tokenizer.end, **rest)
         words = f"{len(tokens):,} training tokens in {batches.sequences:,} sequences of {seq_len} an epoch"
-        return Data(corpus.name, corpus.sha256, tokenizer, batches, corpus.validation, protocol, words)
+        return Data(corpus.name, corpus.sha256, tokenizer, batches, corpus.validation, protocol, words, corpus.notes.copy())
     held_out = source.hold_out(validation_documents)
     try:
         tokenizer = tokenizer_of(tokenizer, lambda: first_documents(source, seed, held_out), vocab_size)
@@ -96,12 +104,13 @@ def open_data(sources, tokenizer="bpe", vocab_size=32000, *, batch_size, seq_len
         source.close()
     batches = Stream(source, tokenizer, protocol=protocol, workers=workers, held_out=held_out, **rest)
     shards = len(source.shards)
-    return Data(source.name, None, tokenizer, batches, held_out, protocol, f"a stream of {shards:,} file{'s' * (shards > 1)}")
+    return Data(source.name, None, tokenizer, batches, held_out, protocol, f"a stream of {shards:,} file{'s' * (shards > 1)}",
+                source.notes)
 
 
-def in_memory(sources):
+def in_memory(sources, text_field="text"):
     """Are these sources text that is held in memory, and neither a stream nor shards?"""
-    return open_shards(sources) is None and open_source(sources) is None
+    return open_shards(sources) is None and open_source(sources, text_field) is None
 
 
 def tokenizer_of(kind, documents, vocab_size):
@@ -126,7 +135,8 @@ def first_documents(source, seed, held_out):
 
 def documents_of(tokens, end):
     """p -> the ids of document p, without its mark."""
-    starts = np.append(np.flatnonzero(tokens == end), len(tokens))
+    parts = [np.flatnonzero(tokens[n : n + MANY] == end) + n for n in range(0, len(tokens), MANY)]
+    starts = np.concatenate([*parts, [len(tokens)]])
     return lambda p: tokens[starts[p] + 1 : starts[p + 1]]
 
 

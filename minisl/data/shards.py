@@ -20,7 +20,7 @@ from minisl.data.corpora import load_corpus
 from minisl.data.files import read_records
 from minisl.data.sources import HELD_OUT, digest, open_source
 from minisl.data.stream import CHARACTERS, DOCUMENTS
-from minisl.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from minisl.data.tokenizers import Tokenizer, load_tokenizer, lost_text, make_tokenizer
 from minisl.data.workers import Pool, encode_here
 from minisl.errors import InputError
 from minisl.files import new_folder, sha256
@@ -32,17 +32,20 @@ COUNTS = ("tokens", "documents")
 
 
 def prepare(sources, out, kind, vocab_size, shard_tokens=SHARD_TOKENS, workers=0, validation_documents=None, field="text",
-            say=lambda tokens: None):
-    """Write the sources' documents, in order, as shards of at least `shard_tokens` to the folder `out`; returns its index.
+            say=lambda tokens: None, notes=None):
+    """Write the sources' documents, in order, as shards of at least `shard_tokens` to the folder `out`; returns its index. notes:
+    a list, to which lines about what is not in them are added.
 
     All is written to OUT.preparing, which takes the name OUT once it is complete and on disk: see `new_folder`, which also says
     what OUT may be. Raises InputError.
     """
+    notes = [] if notes is None else notes
     with new_folder(out, "--out") as draft:
         source = open_source(sources, field)
         if source is None:
             corpus = load_corpus(sources)
             documents, held_out = corpus.train, corpus.validation
+            notes += corpus.notes
             if validation_documents is not None:
                 raise InputError("--validation-documents: only for streams; every 20th text file is held out")
         else:
@@ -55,6 +58,7 @@ def prepare(sources, out, kind, vocab_size, shard_tokens=SHARD_TOKENS, workers=0
         feed = encode_here(tokenizer, chunks(documents)) if not workers else Pool(tokenizer, chunks(documents), workers)
         with closing(feed):
             shards = write_shards(draft, (ids for _, many in feed for ids in many), tokenizer, shard_tokens, say)
+        notes += lost_text(tokenizer, held_out) + ([*source.notes, *filter(None, [source.left_out()])] if source else [])
         index = {"format": FORMAT, "name": " ".join(sources), "vocab_size": tokenizer.vocab_size,
                  **{name: sum(shard[name] for shard in shards) for name in COUNTS},
                  "validation_documents": len(held_out), "shards": shards,
@@ -68,7 +72,7 @@ def in_order(source, held_out):
     hashes = set(map(digest, held_out))
     source.begin()
     try:
-        yield from (text for text in source if text and not text.isspace() and digest(text) not in hashes)
+        yield from (text for text in source if digest(text) not in hashes)
     finally:
         source.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from minisl.backend import generator
 from minisl.data import hub
 from minisl.data.corpora import HOLD_OUT
-from minisl.data.files import ENDINGS, find_files, is_stream, read_records
+from minisl.data.files import ENDINGS, find_files, identity, is_stream, read_records, some
 from minisl.errors import InputError
 
 HELD_OUT = 1000  # documents of a stream that are kept for validation
@@ -16,11 +16,14 @@ FIRST_SHARDS = 16  # of a dataset on the hub without a validation split, the sha
 
 class Source:
     """Documents in shards, read in order. name: what was asked for; shards: what `read(shard, skip)` takes, which yields
-    texts; validation: another Source, or None; fingerprint: tells whether it is still the same."""
+    texts; validation: another Source, or None; fingerprint: tells whether it is still the same; names: tells the same but for
+    sizes, or None; notes: lines that say what was left out."""
 
-    def __init__(self, name, shards, read, fingerprint, validation=None, spread=None):
+    def __init__(self, name, shards, read, fingerprint, validation=None, spread=None, names=None, notes=()):
         self.name, self.shards, self.read, self.validation, self.spread = name, shards, read, validation, spread
+        self.notes, self.empty, self.counted = list(notes), 0, {}
         self.fingerprint = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()
+        self.names = names and hashlib.sha256(json.dumps(names).encode()).hexdigest()
         self.records = None
 
     def begin(self, seed=None, epoch=0, position=(0, 0)):
@@ -43,9 +46,22 @@ class Source:
                 self.records = self.read(self.shards[self.order[self.at]], self.taken)
             for text in self.records:
                 self.taken += 1
-                return text
+                if text and not text.isspace():
+                    return text
+                self._count(text)
             self.at, self.taken, self.records = self.at + 1, 0, None
         raise StopIteration
+
+    def _count(self, text):
+        """Note a record without text, but not again where it is read again; an empty line is no record."""
+        shard = self.order[self.at]
+        if text is not None and self.taken > self.counted.get(shard, 0):
+            self.empty, self.counted[shard] = self.empty + 1, self.taken
+
+    def left_out(self):
+        """How many records without text were passed over, in words; "" if none was."""
+        records = f"{self.empty:,} record{'s' * (self.empty > 1)} without text"
+        return f"--data {self.name}: {records} left out" if self.empty else ""
 
     def close(self):
         if self.records is not None:
@@ -94,14 +110,18 @@ def open_source(sources, field="text"):
         if len(names) > 1:
             raise InputError(f"--data {name}: a dataset of the hub cannot be mixed with others")
         return open_dataset(name, *names[0][1], field)
-    groups = [paths_of(source) for source in sources]
+    groups = [paths_of(source, field) for source in sources]
     if not any(groups):
         return None
     for source, group in zip(sources, groups):
         if not group:
             raise InputError(f"--data {name}: {source or 'an empty name'} is text to be held in memory, and cannot be mixed with "
                              f"files that are streamed ({', '.join(ENDINGS)})")
-    paths = [path for group in groups for path in group]
+    named = [path for group in groups for path in group]
+    files = {}
+    again = [path for path in named if files.setdefault(identity(path), path) is not path]
+    paths = list(files.values())
+    notes = [f"--data {name}: {some(again)} named twice; each counts once"] if again else []
 
     def read(path, skip):
         return read_records(path, field, skip)
@@ -110,7 +130,7 @@ def open_source(sources, field="text"):
         sizes = [[path.name, path.stat().st_size] for path in paths]
     except OSError as error:
         raise InputError(f"--data {error.filename}: {error.strerror}") from None
-    return Source(name, paths, read, [sizes, field])
+    return Source(name, paths, read, [sizes, field], names=[[path.name for path in paths], field], notes=notes)
 
 
 def open_dataset(name, dataset, config, field):
@@ -128,7 +148,7 @@ def open_dataset(name, dataset, config, field):
     return Source(name, shards("train"), read_from("train"), fingerprint, held_out, FIRST_SHARDS)
 
 
-def paths_of(source):
+def paths_of(source, field):
     """The files of one source that are streamed, sorted; [] where it is something else.
 
     Raises InputError for a folder or a glob of both kinds, and as `find_files` does.
@@ -136,9 +156,9 @@ def paths_of(source):
     if not source:
         return []
     path, paths = Path(source), find_files(source)
-    streamed = [p for p in paths if is_stream(p)]
+    streamed = [p for p in paths if is_stream(p, field)]
     if streamed and len(streamed) < len(paths):
-        other = next(p for p in paths if not is_stream(p))
+        other = next(p for p in paths if p not in streamed)
         raise InputError(f"--data {source}: holds both files of documents ({streamed[0].name}) and text ({other.name}); give a "
                          f"glob of one kind, such as '{path if path.is_dir() else path.parent}/*{streamed[0].suffix}'")
     return streamed

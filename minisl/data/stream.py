@@ -1,5 +1,6 @@
 """A stream of documents: shuffled through a buffer, tokenised, cut into batches; its position is a small dictionary."""
 
+import hashlib
 from collections import deque
 
 import numpy as np
@@ -53,7 +54,7 @@ class Shuffled:
         if self.read % MARK_EVERY == 0 or not self.marks:
             self.marks.append([self.read, self.source.position()])
         for text in self.source:
-            if text and not text.isspace() and not (self.held_out and digest(text) in self.held_out):
+            if not (self.held_out and digest(text) in self.held_out):
                 self.read += 1
                 return text
         self.over = True
@@ -111,6 +112,7 @@ class Stream:
 
     def __init__(self, source, tokenizer, batch_size, seq_len, seed, protocol="packed", share=(0, 1), workers=0, held_out=()):
         self.source, self.tokenizer, self.seed, self.held_out = source, tokenizer, seed, frozenset(map(digest, held_out))
+        self.split = hashlib.blake2b(b"".join(map(digest, held_out)), digest_size=16).hexdigest()
         self.batch_size, self.seq_len, self.packed = batch_size, seq_len, protocol == "packed"
         self.rows, self.workers, self.feed = rows_of(batch_size, share), workers, None
         self._set({**START, "skip": 0, "next": 0})
@@ -189,13 +191,22 @@ class Stream:
     def state(self):
         """The position after the last batch handed out: JSON, about 8 KB."""
         state, gone = (self.pieces[0][0], self.pieces[0][1]) if self.pieces else (self.start, self.skip)
-        return {**state, "skip": gone, "next": self.next, "source": self.source.fingerprint}
+        return {**state, "skip": gone, "next": self.next, "source": self.source.fingerprint,
+                "names": self.source.names, "split": self.split}
 
     def restore(self, state):
-        """Go on from a state. Raises InputError where it is of other data, or damaged."""
+        """Go on from a state. Raises InputError where it is of other data, or damaged.
+
+        Files of the same names, from which the same documents are held out, may have another size: a line was repaired.
+        """
         self.close()
-        if not isinstance(state, dict) or state.get("source") != self.source.fingerprint:
+        state = state if isinstance(state, dict) else {}
+        repaired = self.source.names and [self.source.names, self.split] == [state.get("names"), state.get("split")]
+        if state.get("source") != self.source.fingerprint and not repaired:
             raise InputError(f"--data {self.source.name}: is not what this run was trained on (other names or sizes)")
+        if state.get("source") != self.source.fingerprint:
+            self.source.notes.append(f"--data {self.source.name}: has another size than when this run was saved, and goes on at "
+                                     "the same record")
         try:
             counts = [state[name] for name in ("epoch", "handed", "read", "skip", "next")]
             number, (shard, record) = state["mark"]

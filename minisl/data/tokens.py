@@ -6,7 +6,6 @@ import tempfile
 import numpy as np
 
 IN_MEMORY = 1 << 26  # characters of text whose ids are kept in memory
-AT_ONCE = 1 << 24  # characters encoded at a time
 
 
 def tokenize(tokenizer, documents, folder=None, in_memory=IN_MEMORY):
@@ -17,21 +16,7 @@ def tokenize(tokenizer, documents, folder=None, in_memory=IN_MEMORY):
     if sum(map(len, documents)) <= in_memory:
         return tokenizer.encode_documents(documents)
     with tempfile.TemporaryFile(dir=folder) as file:
-        for batch in batched(documents, AT_ONCE):
-            ids = tokenizer.encode_documents(batch)
+        for ids in tokenizer.marked(documents):
             file.write(ids.tobytes())
         file.flush()
         return np.memmap(file, ids.dtype, "r", shape=os.fstat(file.fileno()).st_size // ids.itemsize)
-
-
-def batched(documents, characters):
-    """Lists of documents that hold about so many characters."""
-    batch, size = [], 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -15,21 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from minisl.data.pieces import whole
+
 AHEAD = 4  # chunks that are read, in work or done, for each worker
 GONE = "a worker reads no more"
 SERVE = "from minisl.data.workers import serve; serve()"
 
 
-def encode(tokenizer, texts, limit=None):
-    """The ids of each text, without marks, as arrays; the first `limit` of each."""
-    encodings = tokenizer.inner.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.asarray(e.ids if limit is None else e.ids[:limit], np.uint32) for e in encodings]
-
-
 def encode_here(tokenizer, chunks, limit=None):
     """For each (state, texts) of `chunks`: (state, the texts' ids)."""
     for state, texts in chunks:
-        yield state, encode(tokenizer, texts, limit)
+        yield state, tokenizer.encode_all(texts, limit)
 
 
 class Pool:
@@ -61,7 +57,7 @@ class Pool:
             for n, (state, texts) in enumerate(self.chunks):
                 if not self._put((state, None)):
                     return
-                write(self.workers[n % len(self.workers)].stdin, [text.encode() for text in texts])
+                write(self.workers[n % len(self.workers)].stdin, [whole(text).encode() for text in texts])
             self._put(None)
         except BrokenPipeError:
             self._put((None, GONE))
@@ -155,6 +151,6 @@ def serve():
             return
         tokenizer, limit = Tokenizer(tokenizers.Tokenizer.from_str(first[0].decode())), int(first[1]) or None
         while (texts := read(requests)) is not None:
-            write(answers, [ids.tobytes() for ids in encode(tokenizer, [text.decode() for text in texts], limit)])
+            write(answers, [ids.tobytes() for ids in tokenizer.encode_all([text.decode() for text in texts], limit)])
     except (BrokenPipeError, KeyboardInterrupt):
         os._exit(0)

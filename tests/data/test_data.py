@@ -186,7 +186,7 @@ def test_truncation_and_padding_of_a_given_file_are_off(bpe):
 
 def test_memory_mapped_tokens_equal_those_in_memory(bpe, docs, tmp_path, monkeypatch):
     documents = docs.train[:40]
-    monkeypatch.setattr("minisl.data.tokens.AT_ONCE", 1000)  # several batches
+    monkeypatch.setattr("minisl.data.tokenizers.AT_ONCE", 1000)  # several batches
     plain, mapped = tokenize(bpe, documents), tokenize(bpe, documents, tmp_path, in_memory=10)
     assert isinstance(mapped, np.memmap)
     assert plain.dtype == mapped.dtype

@@ -241,7 +241,8 @@ def test_state_is_small():
 
 
 @pytest.mark.parametrize("change", [
-    {"source": "x"}, {"epoch": -1}, {"mark": [0, [0]]}, {"mark": 3}, {"buffer": ["a"]}, {"skip": None}, {"read": 10**6}])
+    {"source": "x", "names": "x"}, {"source": "x", "split": "x"}, {"source": "x", "names": None},
+    {"epoch": -1}, {"mark": [0, [0]]}, {"mark": 3}, {"buffer": ["a"]}, {"skip": None}, {"read": 10**6}])
 def test_states_of_other_data_are_refused(change):
     data = opened()
     state = data.batches.state()
@@ -446,10 +447,14 @@ def test_another_field(tmp_path):
     ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
     ("a.jsonl", b'["text"]', "line 1 is a JSON list; expected an object with a 'text' string"),
     ("a.jsonl", b'{"Text": "a", "url": 1}', r"line 1 has no string 'text' \(its fields: 'Text', 'url'\); choose .* --text-field"),
-    ("a.jsonl", b'{"text": null}', "line 1 has no string 'text'"),
+    ("a.jsonl", b'{"text": 3}', "line 1 has no string 'text'"),
+    ("a.jsonl", b'{"text": null}', "too few documents"),
+    ("a.jsonl", b'[\n{"text": "a"}]', "line 1 is not JSON .*make lines: jq"),
+    ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "line 1 is not JSON .it is UTF-16: iconv"),
     ("a.jsonl", b"", "too few documents"),
     ("a.jsonl", b'{"text": " "}\n' * 50, "too few documents"),
-    ("a.jsonl.gz", b'{"text": "a"}', "damaged after line 0"),
+    ("a.jsonl.gz", b'{"text": "a"}', "too few documents"),
+    ("a.jsonl.gz", b"text", "damaged after line 0"),
     ("a.json.gz", b"", "too few documents"),
     ("a.jsonl.gz", gzip.compress(lines(DOCUMENTS), mtime=0)[:-9], "damaged after line"),
 ])
@@ -535,11 +540,11 @@ test_order = mutant_tests([
     (Shuffled.__next__, "self.random.random_raw() %", "0 %"),
     (Shuffled._random, "bits.advance(self.handed)", "bits"),
     (Shuffled._random, "self.epoch", "0"),
-    (Shuffled._read, "not text.isspace()", "text.isspace()"),
     (Shuffled._read, "self.read += 1", "self.read += 2"),
     (Shuffled.state, "min(self.numbers, default=self.read)", "self.read"),
     (Shuffled.state, "self.numbers.copy()", "self.numbers"),
     (Shuffled.state, "self.marks[1][0] <= oldest", "False"),
+    (sources.Source.__next__, "not text.isspace()", "text.isspace()"),
     (sources.Source.__next__, "self.taken += 1", "pass"),
     (sources.Source.__next__, "self.at + 1, 0, None", "self.at + 1, self.taken, None"),
     (sources.Source.__next__, "self.shards[self.order[self.at]], self.taken", "self.shards[self.order[self.at]], 0"),
@@ -570,7 +575,7 @@ test_batches = mutant_tests([
     (sources.Source._take, "here == of_each or ", ""),
     (sources.Source.hold_out, "-(-wanted // len(shards))", "wanted"),
     (dataset.open_data, "workers=workers, held_out=held_out", "workers=workers"),
-    (batches.padded_validation, "encoding.offsets[seq_len - 1][1]", "seq_len + 1"),
+    (batches.padded_validation, "text_of_first(seq_len, text)", "text_of_first(seq_len + 1, text)"),
     (dataset.Data.validation, "rows[:, 1:]", "rows[:, :-1]"),
 ], test_seeds_differ, check_packed, check_padded, check_hold_out, check_resume)
 
