@@ -15,6 +15,7 @@ Our reading: the paper's experiments are small CNNs, and what a layer is here is
 the first. So is the distribution, uniform (we did not check the paper's); --drop none is always s = 1, Muon to the last bit.
 """
 
+from minisl.errors import InputError
 from minisl.methods import Flag, muon
 
 OPTIONS = (*muon.OPTIONS,
@@ -22,6 +23,8 @@ OPTIONS = (*muon.OPTIONS,
 
 
 def rule(name, like, base, rng_at, drop, **options):
+    if not name.startswith("model.layers."):
+        raise InputError(f"drop_muon drops blocks of a Llama, and {name} is in none; muon moves matrices of any model")
     return muon.rule(name, like, base, rng_at, **options)
 
 

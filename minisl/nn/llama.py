@@ -7,7 +7,9 @@ import numpy as np
 
 from minisl.autograd import Tensor, checkpoint, ops
 from minisl.backend import array_module
+from minisl.errors import InputError
 from minisl.nn import init
+from minisl.nn.config import LlamaConfig
 from minisl.nn.layers import Embedding, Linear, RMSNorm
 from minisl.nn.module import Module
 
@@ -99,6 +101,8 @@ class Llama(Module):
     """
 
     def __init__(self, config, rng=None, linear=None, dtype="float32"):
+        if not isinstance(config, LlamaConfig):
+            raise InputError(f"config {config!r}: must be a LlamaConfig; LlamaConfig.from_dict makes one of a dictionary")
         std = config.initializer_range
         linear = linear or (lambda n, m, rng, dtype, name: Linear(n, m, rng, dtype, std))
         self.config = config
