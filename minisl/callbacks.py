@@ -17,7 +17,6 @@ import weakref
 
 from minisl.errors import InputError
 
-
 EVENTS = {"on_step": "record", "on_eval": "record", "on_save": "path"}  # and what each is called with
 
 

@@ -24,7 +24,7 @@ def method(name, **settings):
     for unknown in settings.keys() - takes:
         near = difflib.get_close_matches(unknown, takes, n=1)
         raise InputError(f"method {name} has no setting {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-                         + f" It takes: {', '.join(sorted(takes)) or 'none'}")
+                         + f"; allowed: {', '.join(sorted(takes)) or 'none'}")
     given = Settings(method=name, **{k: v for k, v in settings.items() if k in known},
                      method_options={k: v for k, v in settings.items() if k in own})
     return Method(name, given.to_dict())
@@ -69,8 +69,8 @@ def check_tree(model):
     if not isinstance(model, Module):
         raise InputError(f"{type(model).__name__}: not a Module; give one that holds the layers")
     if isinstance(model, Linear) or hasattr(model, "to_dense"):
-        raise InputError(f"the model is a {type(model).__name__} itself, which nothing holds that it could be replaced in; give a "
-                         "Module that holds it")
+        raise InputError(f"the model is a {type(model).__name__} itself, and cannot be replaced in place; give a Module that "
+                         "holds it")
 
 
 def check_names(model, how, only, names):
@@ -98,8 +98,8 @@ def check_shared(model, old):
                 raise InputError(f"{path} has a {name} beside its weight, which the new layer would not have; leave it out with "
                                  "only=")
             if id(module) not in swapped and isinstance(value, Parameter) and id(value) in weights:
-                raise InputError(f"{weights[id(value)]} shares its weight with {f'{path}.{name}'.lstrip('.')}, which would keep it; leave it "
-                                 "out with only=")
+                raise InputError(f"{weights[id(value)]} shares its weight with {f'{path}.{name}'.lstrip('.')}, which would keep "
+                                 "it; leave it out with only=")
 
 
 def new_layer(how, old, rng, start):

@@ -130,10 +130,10 @@ def check_a_bare_layer_is_not_swapped_into_nothing():
     """What nothing holds cannot be replaced: a Linear, a method's layer, a list of layers."""
     layer = swap.method("sltrain", **SL).module.linear(6, 8, rng(), "float32", **swap.method("sltrain", **SL).options)
     for bare in (Linear(6, 8, rng()), [Linear(6, 8, rng())], None):
-        with pytest.raises(InputError, match="Module that holds|not a Module"):
+        with pytest.raises(InputError, match=r"Module that holds|not a Module"):
             swap_linears(bare, "sltrain", rng=rng(), **SL)
     for bare in (Linear(6, 8, rng()), layer):
-        with pytest.raises(InputError, match="Module that holds"):
+        with pytest.raises(InputError, match=r"Module that holds"):
             merge(bare)
 
 
@@ -151,7 +151,7 @@ def check_a_shared_weight_stays_shared():
         model.table, model.lm_head = Embedding(8, 6, rng()), Linear(6, 8, rng())
         tie(model)
         before = state(model)
-        with pytest.raises(InputError, match="shares its weight with|has a bias beside its weight"):
+        with pytest.raises(InputError, match=r"shares its weight with|has a bias beside its weight"):
             swap_linears(model, "sltrain", rng=rng(), rank=2)
         assert state(model) == before
         assert len(swap_linears(model, "sltrain", rng=rng(), rank=2, only="more")) == 3 - 1
@@ -180,12 +180,12 @@ def check_merge_keeps_what_is_shared():
 
 def check_merge_is_all_or_nothing():
     """One layer that has no W, after some that have one: of another class, or by a flag."""
-    for name, more, words in (("cola", {}, "more.1.out: a CoLALinear"), ("lost", {"activation": "silu"}, "more.1.out: --activation")):
+    for name, more, words in (("cola", {}, "a CoLALinear"), ("lost", {"activation": "silu"}, "--activation silu")):
         model = Two(rng())
         swap_linears(model, "sltrain", rng=rng(1), rank=2, delta=0.2, only=("first", "more.0"))
         swap_linears(model, name, rng=rng(1), rank=2, **more)
         before = state(model)
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=f"more.1.out: {words}"):
             merge(model)
         assert state(model) == before
 
@@ -195,7 +195,7 @@ def check_only_as_it_can_be_written():
     for only in ((n for n in ("first", "more")), ["first", "more.0", "more.1"], {"first", "more"}):
         assert swap_linears(Two(rng()), "sltrain", rng=rng(), rank=2, only=only) == ["first", "more.0", "more.1.out"]
     for only in (5, [5], "fir", ""):
-        with pytest.raises(InputError, match="must be names|no Linear of that name"):
+        with pytest.raises(InputError, match=r"must be names|no Linear of that name"):
             swap_linears(Two(rng()), "sltrain", rng=rng(), rank=2, only=only)
 
 

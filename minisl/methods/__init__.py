@@ -34,6 +34,7 @@ from minisl.backend import generator
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS
 from minisl.nn.llama import Llama
+from minisl.nn.module import Module
 from minisl.optim import RULES, Optimizer
 
 
@@ -140,8 +141,11 @@ class Method:
         Left out: those with a part that ends with _proj, as a LLaMA's have. Raises InputError for a value that cannot be, and
         where the method has a rule that would move nothing.
         """
-        if base not in RULES:
+        if not isinstance(model, Module):
+            raise InputError(f"model is a {type(model).__name__}: must be a Module")
+        if base not in list(RULES):
             raise InputError(f"base {base!r}: unknown; allowed: {', '.join(RULES)}")
+        generator(seed)
         by_rule = self.by_rule(model, only)
 
         def rule_of(name, array):
@@ -161,8 +165,8 @@ class Method:
         only = names_given(only)
         if not hasattr(self.module, "rule") or hasattr(self.module, "linear"):
             if only is not None:
-                raise InputError(f"only={only}: method {self.name} has no rule for dense matrices; swap_linears takes only= for its "
-                                 "layers")
+                raise InputError(f"only={only}: method {self.name} has no rule for dense matrices; for its layers, swap_linears "
+                                 "has only=")
             return self.of_its_layers(model)
         found = [name for name, p in model.named_parameters() if is_matrix(p.shape)]
         chosen = [name for name in found if (self.is_for(name) if only is None else within(name, only))]

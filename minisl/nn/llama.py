@@ -72,6 +72,9 @@ class Decoder(Module):
         self.activation_checkpointing = False
 
     def forward(self, ids, cache=None):
+        if getattr(ids, "ndim", 0) != 2 or ids.dtype.kind not in "iu" or not ids.size:
+            raise InputError("ids: must be an array of integers (B, T), with one token at least; got "
+                             + (f"{ids.dtype} {ids.shape}" if hasattr(ids, "ndim") else type(ids).__name__))
         x, positions = self.embed_tokens(ids), cache.positions(ids.shape[1]) if cache else np.arange(ids.shape[1])
         cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_at(*self.rope, positions))
         for i, block in enumerate(self.layers):

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from minisl.autograd import Tensor, no_grad
-from minisl.backend import array_module, to_numpy
+from minisl.backend import array_module, check_arrays, to_numpy
 from minisl.errors import InputError
 from minisl.optim.clip import square_sum
 
@@ -177,6 +177,7 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Take over a `state_dict`. Raises InputError, and changes nothing, if it belongs to other parameters or another rule."""
+        check_arrays(state, "optimizer state does not fit this model")
         given = {}
         for key, array in state.items():
             kind, _, name = key.partition(".")
@@ -193,20 +194,20 @@ class Optimizer:
 
 
 def by_name(named_parameters):
-    """The pairs as a dictionary."""
+    """The pairs as a dictionary. Raises InputError for what are none, no pair at all, or two Parameters of one name."""
     try:
         pairs = [(name, p) for name, p in named_parameters]
-        names = {name for name, p in pairs if isinstance(name, str) and isinstance(p, Tensor)}
+        possible = pairs and all(isinstance(name, str) and isinstance(p, Tensor) for name, p in pairs)
     except (TypeError, ValueError):
-        pairs, names = [], ()
-    if not pairs or len(names) < len(pairs):
-        raise InputError("an optimizer needs (name, Parameter) pairs, at least one and none of a name twice, such as "
+        possible = False
+    if not possible or len(dict(pairs)) < len({id(p) for _, p in pairs}):
+        raise InputError("an optimizer needs (name, Parameter) pairs, at least one, and a name for each, such as "
                          "model.named_parameters()")
     return dict(pairs)
 
 
 def not_negative(name, value):
     """The value as a float. Raises InputError unless it is a finite number, 0 or above."""
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise InputError(f"{name} {value!r}: must be a finite number, 0 or above")
     return float(value)
