@@ -115,7 +115,7 @@ class Settings:
         """Raise InputError for the first value that cannot be."""
         for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
-            if not isinstance(value, int | float if f.type is float else f.type):
+            if not isinstance(value, int | float if f.type is float else f.type) or (type(value) is bool and f.type is not bool):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")

@@ -122,7 +122,8 @@ def check_only_says_which():
                          ((n for n in ("layers.0.weight", "layers.1.weight")), names)):
         assert method("galore").optimizer(Net(), 0.1, only=only).by_rule == (chosen or names | {"out.weight"})
     for name, only, words in (("galore", "nose", "only='nose': no matrix of that name; there are: first.weight, layers.0.weight"),
-                              ("galore", ("layers", "nose"), "only='nose'"), ("galore", 5, "must be names"),
+                              ("galore", ("layers", "nose"), "only='nose'"), ("galore", "layer", "only='layer'"),
+                              ("galore", 5, "must be names"),
                               ("galore", (), "name some in only="), ("sltrain", "layers", "no rule for dense matrices"),
                               ("sst", "layers", "no rule for dense"), ("frugal", "first", "is in none that has a number"),
                               ("drop_muon", "first", "first.weight is in none; muon moves")):
