@@ -93,7 +93,7 @@ class Optimizer:
     def __init__(self, named_parameters, lr, rule_of, weight_decay=0.0):
         self.parameters = by_name(named_parameters)
         self.lr, self.rule_of, self.weight_decay = lr, rule_of, not_negative("weight_decay", weight_decay)
-        self.rules, self.squares = {}, None
+        self.rules, self.squares, self.model = {}, None, None
 
     @property
     def lr(self):
@@ -136,12 +136,15 @@ class Optimizer:
                     raise InputError(f"{error} ({name})") from None
 
     def check_is_for(self, model):
-        """Raises InputError unless the parameters are this model's."""
+        """Raises InputError unless the parameters are this model's. One model is looked through once: that takes time."""
+        if model is self.model:
+            return
         there = dict(model.named_parameters())
         for name, p in self.parameters.items():
             if there.get(name) is not p:
                 raise InputError(f"the optimizer's {name} is not the model's: make the optimizer of this model, after the last "
                                  "swap_linears or merge")
+        self.model = model
 
     def reset(self, *names):
         """Forget what these parameters' rules remember: the next step is their first."""

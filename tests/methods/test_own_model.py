@@ -175,7 +175,7 @@ def check_an_optimizer_of_another_model_is_said():
     part = how.optimizer(Holder(part=model), 0.1)
     swap_linears(model, how, rng=np.random.default_rng(1), only="layers")
     later = how.optimizer(model, 0.1)
-    how.before_step(model, later, 1, 10)
+    how.before_step(model, how.optimizer(model, 0.1), 1, 10)
     model.out.weight = Parameter(model.out.weight.data)
     for optimizer in (before, part, later):
         with pytest.raises(InputError, match="is not the model's: make the optimizer of this model"):
