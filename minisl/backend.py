@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from numbers import Integral
 
 import numpy as np
 
@@ -42,8 +43,19 @@ def generator(seed, *names):
 
     names: strings or integers, such as ("data", epoch). Drawing more from one stream never shifts another.
     """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"seed {seed!r}: must be an integer, 0 or above")
     words = [n if isinstance(n, int) else zlib.crc32(n.encode()) for n in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
+
+
+def check_arrays(state, what):
+    """Raises InputError, which begins with `what`, unless this is a dictionary of names and arrays."""
+    if not isinstance(state, dict):
+        raise InputError(f"{what}: a {type(state).__name__}, not a dictionary of arrays")
+    for name, array in state.items():
+        if not isinstance(name, str) or not (isinstance(array, np.ndarray) or hasattr(array, "__cuda_array_interface__")):
+            raise InputError(f"{what}: {name} is a {type(array).__name__}, not an array")
 
 
 def choose_device(name):

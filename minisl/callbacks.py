@@ -10,11 +10,14 @@ callback is not called again (but closed). One that wants no further training ra
 and saved.
 """
 
+import inspect
 import sys
 import time
 import weakref
 
 from minisl.errors import InputError
+
+EVENTS = {"on_step": "record", "on_eval": "record", "on_save": "path"}  # and what each is called with
 
 
 class Stop(Exception):
@@ -24,15 +27,17 @@ class Stop(Exception):
 class Callbacks:
     """What a training loop calls: `tell(event, what)` calls that method of all who have it, in their order.
 
-    stopped: the words of whoever raised Stop, else None.
+    stopped: the words of whoever raised Stop, else None. Raises InputError for one that would never be called: see `checked`.
     """
 
     def __init__(self, callbacks=(), say=None):
         """say: is told, in a line, what went wrong (left out: stderr)."""
-        self.callbacks, self.failed, self.stopped = list(callbacks), [], None
+        self.callbacks, self.failed, self.stopped = checked(callbacks), [], None
         self.say = say or (lambda line: print(line, file=sys.stderr))
 
     def tell(self, event, what):
+        if event not in EVENTS:
+            raise InputError(f"{event!r} is no event; there are: {', '.join(EVENTS)}")
         for callback in [c for c in self.callbacks if not any(c is f for f in self.failed)]:
             if self.call(callback, event, dict(what) if isinstance(what, dict) else what):
                 self.failed.append(callback)
@@ -59,6 +64,37 @@ class Callbacks:
 
     def __exit__(self, *_):
         self.close()
+
+
+def checked(callbacks):
+    """Callbacks as a list. Raises InputError: no list, a class, a misspelt or missing method, one that takes other arguments."""
+    if not isinstance(callbacks, list | tuple):
+        raise InputError(f"callbacks: must be a list of objects, such as [LivePlot()]; {callbacks!r} is none")
+    for one in callbacks:
+        name = one.__name__ if isinstance(one, type) else type(one).__name__
+        if isinstance(one, type):
+            raise InputError(f"callback {name} is a class; give an object, {name}(...)")
+        hooks = [hook for hook in dir(one) if hook.startswith("on_") or hook == "close"]
+        if unknown := [hook for hook in hooks if hook not in (*EVENTS, "close")]:
+            raise InputError(f"callback {name}: {unknown[0]} is never called; allowed: {', '.join(EVENTS)}, close")
+        if not hooks:
+            raise InputError(f"callback {name} has none of {', '.join(EVENTS)}, close")
+        for hook in hooks:
+            takes = [EVENTS[hook]] if hook in EVENTS else []
+            if not accepts(getattr(one, hook), takes):
+                raise InputError(f"callback {name}: {hook} must be a method that can be called as {hook}({', '.join(takes)})")
+    return list(callbacks)
+
+
+def accepts(function, arguments):
+    """Whether a function can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:  # also of what is no function
+        return False
+    except ValueError:  # one that does not say what it takes
+        pass
+    return True
 
 
 class TensorBoard:

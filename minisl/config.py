@@ -173,7 +173,7 @@ class Settings:
         """Raise InputError for the first value that cannot be, whatever the others are."""
         for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
-            if not isinstance(value, int | float if f.type is float else f.type):
+            if not isinstance(value, int | float if f.type is float else f.type) or (type(value) is bool and f.type is not bool):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 known = NOT_HERE.get(name, {}).get(value)

@@ -24,6 +24,7 @@ def evaluate(model, batches, n_bytes, end, group=None):
     n_bytes: length in UTF-8 of the text behind the labels; end: the id of the mark between documents; group: processes that share
     the batches out. Returns val_loss (nats per token, the mean over all tokens), perplexity = exp(val_loss), and
     bits_per_byte = nats of the text's tokens / ln 2 / n_bytes: the marks are no text. It does not depend on the tokenizer.
+    Raises InputError where there is no text: no label, n_bytes of 0.
     """
     nats, mark_nats, count = 0.0, 0.0, 0
     mine = islice(batches, group.rank, None, group.size) if group else batches
@@ -35,6 +36,9 @@ def evaluate(model, batches, n_bytes, end, group=None):
             count += int((labels != IGNORE_LABEL).sum())
     if group:
         nats, mark_nats, count = group.total(nats, mark_nats, count)
+    if not count or not n_bytes > 0:
+        raise InputError(f"nothing to evaluate: {count} labels, {n_bytes} bytes of text; batches can be gone through only once "
+                         "where they are a generator")
     return {"val_loss": nats / count, "bits_per_byte": (nats - mark_nats) / math.log(2) / n_bytes,
             "perplexity": perplexity(nats / count)}
 

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
     `together` are written at a time. A text ends after `tokens` ids, at the end mark, or before the first of the strings `stop`.
     speed: a `Speed` to fill. Raises InputError for a value that cannot be, logits that are not numbers.
     """
+    check_texts("prompts", prompts)
     check(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, together=together, stop=stop)
     for begin in range(0, len(prompts), together):
         going = {}
@@ -200,6 +202,7 @@ def stream(model, tokenizer, prompts, tokens=200, *, seed=0, temperature=0.8, to
 
 def complete(model, tokenizer, prompts, tokens=200, **options):
     """The whole texts that follow the prompts; options as in `stream`."""
+    check_texts("prompts", prompts)
     texts = [""] * len(prompts)
     for i, piece in stream(model, tokenizer, prompts, tokens, **options):
         texts[i] += piece
@@ -208,13 +211,22 @@ def complete(model, tokenizer, prompts, tokens=200, **options):
 
 def check(**given):
     """Raises InputError for the first value that cannot be."""
-    for name, low in (("tokens", 1), ("top_k", 0), ("seed", 0), ("temperature", 0), ("together", 1)):
-        if not low <= given[name] < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {given[name]}: must be a finite number, at least {low}")
-    if not 0 < given["top_p"] <= 1:
+    for name, low, kind in (("tokens", 1, Integral), ("top_k", 0, Integral), ("seed", 0, Integral), ("temperature", 0, Real),
+                            ("together", 1, Integral)):
+        if not isinstance(given[name], kind) or not low <= given[name] < float("inf"):
+            words = "an integer" if kind is Integral else "a finite number"
+            raise InputError(f"--{name.replace('_', '-')} {given[name]}: must be {words}, at least {low}")
+    if not isinstance(given["top_p"], Real) or not 0 < given["top_p"] <= 1:
         raise InputError(f"--top-p {given['top_p']}: must be above 0 and at most 1")
-    if isinstance(given["stop"], str) or not all(given["stop"]):
+    check_texts("--stop", given["stop"])
+    if not all(given["stop"]):
         raise InputError("--stop: each stop string needs at least one character")
+
+
+def check_texts(name, texts):
+    """Raises InputError unless this is a list of strings: one alone would be taken for a list of its characters."""
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name} {texts!r}: must be a list of strings")
 
 
 def read_prompts(path):

@@ -16,7 +16,7 @@ import minisl
 from minisl import checkpoint, files, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
-from minisl.callbacks import Callbacks, TensorBoard
+from minisl.callbacks import Callbacks, TensorBoard, checked
 from minisl.command import run_command
 from minisl.config import parse, settings_from
 from minisl.data import open_data
@@ -87,7 +87,6 @@ class Trainer:
         self.parameters = self.model.parameters()
         self.exchange = self.group.exchange(self.model.named_parameters(), s.shard_optimizer, s.per_layer)
         self.optimizer = self.method.optimizer(self.model, s.lr, s.optimizer, s.weight_decay, s.seed)
-        self.optimizer.check()
         if s.shard_optimizer and not getattr(self.method.module, "SHARDS", True):
             raise InputError(f"--shard-optimizer: not with --method {s.method}, which reads the whole optimizer's state")
         if s.per_layer:
@@ -339,6 +338,7 @@ def pretrain(callbacks=(), **flags):
     cannot be, TrainingError where training cannot go on, and once all is saved KeyboardInterrupt for Ctrl-C, SystemExit for
     SIGTERM.
     """
+    callbacks = checked(callbacks)
     run, number = run_of(settings_from(flags), set(flags), callbacks)
     if number == signal.SIGINT:
         raise KeyboardInterrupt

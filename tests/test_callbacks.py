@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from mutation import mutant_tests
 
-from minisl import callbacks
+from minisl import callbacks, train
 from minisl.callbacks import Callbacks, LivePlot, Stop, TensorBoard, loss_png
 from minisl.errors import InputError
 
@@ -41,7 +41,7 @@ class Watcher:
 
 def check_calls():
     """Each event to all who have a method for it, in order; a record that one of them writes to is not the others'."""
-    lines, a, b, nothing = [], Watcher(), Watcher(), object()
+    lines, a, b, nothing = [], Watcher(), Watcher(), SimpleNamespace(close=lambda: None)
     record = dict(RECORDS[0])
     with Callbacks([a, nothing, b], lines.append) as watchers:
         watchers.tell("on_step", record)
@@ -116,7 +116,32 @@ def check_plot():
     plot.close()
 
 
-CHECKS = (check_calls, check_failure, check_stop, check_plot)
+def calling(**hooks):
+    """An object with these methods."""
+    return type("Print", (), hooks)()
+
+
+def check_what_would_never_be_called():
+    """No list, a class, a misspelt method, none at all, one that takes other arguments; an event that nobody has."""
+    def one(self, record):
+        pass
+
+    for wrong, words in [
+        (calling(on_step=one), "must be a list of objects"), (None, "must be a list"), ("on_step", "must be a list"),
+        (type(calling(on_step=one)), "must be a list"), ([type(calling(on_step=one))], "Print is a class; give an object"),
+        ([calling(on_step=one, on_stpe=one)], "on_stpe is never called; allowed: on_step"), ([calling(on_close=one)], "on_close"),
+        ([calling(step=one)], "has none of on_step"), ([print], "has none of on_step"),
+        ([calling(on_step=lambda self: None)], r"can be called as on_step\(record\)"), ([calling(on_save=5)], r"on_save\(path\)"),
+        ([calling(on_eval=lambda self, record, more: None)], r"on_eval\(record\)"), ([calling(close=one)], r"close\(\)")]:
+        with pytest.raises(InputError, match=words):
+            Callbacks(wrong)
+    Callbacks((calling(on_step=one), calling(on_eval=lambda *_: None), calling(on_save=lambda self, path, more=1: None)))
+    Callbacks([calling(on_step=print), calling(on_step=[].append)])  # which do not say what they take, or take one
+    with pytest.raises(InputError, match="'on_stpe' is no event; there are: on_step"):
+        Callbacks().tell("on_stpe", RECORDS[0])
+
+
+CHECKS = (check_calls, check_failure, check_stop, check_plot, check_what_would_never_be_called)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -218,7 +243,15 @@ def test_without_tensorboard_is_one_line(tmp_path, monkeypatch):
     assert not (tmp_path / "folder").exists()
 
 
+def test_a_callback_that_is_no_list_is_said_before_the_run_has_a_folder(tmp_path):
+    with pytest.raises(InputError, match="must be a list"):
+        train.pretrain(tiny=True, out=str(tmp_path / "run"), callbacks=Watcher())
+    assert not (tmp_path / "run").exists()
+
+
 test_mutants = mutant_tests([
+    (callbacks.accepts, "return False", "return True"), (callbacks.checked, "if not hooks:", "if False:"),
+    (callbacks.checked, "(*EVENTS, \"close\")", "hooks"), (callbacks.checked, "if isinstance(one, type):", "if False:"),
     (Callbacks.tell, "dict(what) if", "what if"), (Callbacks.tell, "self.failed.append(callback)", "pass"),
     (Callbacks.call, "except Stop as stop:", "except ZeroDivisionError as stop:"),
     (Callbacks.call, "except Exception as", "except OSError as"),

@@ -11,7 +11,7 @@ from minisl.autograd import Tensor
 from minisl.errors import InputError
 from minisl.methods.cola import CoLALinear
 from minisl.methods.sltrain import SLLinear
-from minisl.nn import Linear, Llama, LlamaConfig, Module
+from minisl.nn import Embedding, Linear, Llama, LlamaConfig, Module
 from minisl.nn.module import Module as ModuleOf
 from minisl.swap import merge, swap_linears
 
@@ -116,6 +116,100 @@ def check_refused_changes_nothing():
         swap_linears(llama(), "sltrain", rng=rng(), only=("lm_head",), **SL)
 
 
+def state(model):
+    """Which module is where, and every number."""
+    return [(path, id(m)) for path, m in model.named_modules()], {n: a.tobytes() for n, a in model.state_dict().items()}
+
+
+def check_settings_beside_a_method_are_not_dropped():
+    with pytest.raises(InputError, match="rank=: the settings of a Method are in it already"):
+        swap_linears(Two(rng()), swap.method("sltrain", rank=2), rng=rng(), rank=3)
+
+
+def check_a_bare_layer_is_not_swapped_into_nothing():
+    """What nothing holds cannot be replaced: a Linear, a method's layer, a list of layers."""
+    layer = swap.method("sltrain", **SL).module.linear(6, 8, rng(), "float32", **swap.method("sltrain", **SL).options)
+    for bare in (Linear(6, 8, rng()), [Linear(6, 8, rng())], None):
+        with pytest.raises(InputError, match=r"Module that holds|not a Module"):
+            swap_linears(bare, "sltrain", rng=rng(), **SL)
+    for bare in (Linear(6, 8, rng()), layer):
+        with pytest.raises(InputError, match=r"Module that holds"):
+            merge(bare)
+
+
+def check_a_shared_weight_stays_shared():
+    """Two Linears of one weight become one layer; of one that something else keeps, none."""
+    model = Two(rng())
+    model.twin = Linear(8, 8, rng())
+    model.twin.weight = model.again.weight
+    swap_linears(model, "sltrain", rng=rng(1), rank=2, delta=0.2)
+    assert model.twin is model.again is model.more[0]
+    assert type(model.twin) is SLLinear
+    for tie in (lambda m: setattr(m.table, "weight", m.first.weight), lambda m: setattr(m, "table", m.first.weight),
+                lambda m: setattr(m.lm_head, "weight", m.first.weight), lambda m: setattr(m.first, "bias", m.lm_head.weight)):
+        model = Two(rng())
+        model.table, model.lm_head = Embedding(8, 6, rng()), Linear(6, 8, rng())
+        tie(model)
+        before = state(model)
+        with pytest.raises(InputError, match=r"shares its weight with|has a bias beside its weight"):
+            swap_linears(model, "sltrain", rng=rng(), rank=2)
+        assert state(model) == before
+        assert len(swap_linears(model, "sltrain", rng=rng(), rank=2, only="more")) == 3 - 1
+
+
+class Halves(Module):
+    """A layer of a method whose W is that of the two layers in it, neither of which has one."""
+
+    __module__ = "minisl.methods.halves"
+
+    def __init__(self):
+        self.parts = [CoLALinear(4, 3, rng(), rank=2) for _ in range(2)]
+
+    def to_dense(self):
+        return np.concatenate([part.B.data @ part.A.data for part in self.parts])
+
+
+def check_merge_keeps_what_is_shared():
+    model = Two(rng())
+    model.halves = Halves()
+    swap_linears(model, "structured_ffn", rng=rng(1), rank=2, only=("first", "more"))  # a layer with a layer in it
+    merge(model)
+    assert type(model.again) is type(model.halves) is Linear
+    assert model.again is model.more[0]
+
+
+def check_merge_is_all_or_nothing():
+    """One layer that has no W, after some that have one: of another class, or by a flag."""
+    for name, more, words in (("cola", {}, "a CoLALinear"), ("lost", {"activation": "silu"}, "--activation silu")):
+        model = Two(rng())
+        swap_linears(model, "sltrain", rng=rng(1), rank=2, delta=0.2, only=("first", "more.0"))
+        swap_linears(model, name, rng=rng(1), rank=2, **more)
+        before = state(model)
+        with pytest.raises(InputError, match=f"more.1.out: {words}"):
+            merge(model)
+        assert state(model) == before
+
+
+def check_only_as_it_can_be_written():
+    """A generator, a path, a part of one; what are no names is said."""
+    for only in ((n for n in ("first", "more")), ["first", "more.0", "more.1"], {"first", "more"}):
+        assert swap_linears(Two(rng()), "sltrain", rng=rng(), rank=2, only=only) == ["first", "more.0", "more.1.out"]
+    for only in (5, [5], "fir", ""):
+        with pytest.raises(InputError, match=r"must be names|no Linear of that name"):
+            swap_linears(Two(rng()), "sltrain", rng=rng(), rank=2, only=only)
+
+
+def check_back_and_forth():
+    """Swapped twice is refused; merged, it can be swapped again, by another method too."""
+    model = llama()
+    swap_linears(model, "sltrain", rng=rng(1), **SL)
+    with pytest.raises(InputError, match="no Linear to swap"):
+        swap_linears(model, "sltrain", rng=rng(1), **SL)
+    for name in ("low_rank", "relora", "sltrain"):
+        assert len(swap_linears(merge(model), name, rng=rng(1), rank=4)) == 14
+    assert sorted(merge(merge(model)).state_dict()) == sorted(llama().state_dict())
+
+
 def moved(model):
     """Every array away from its start, so that no part of a W is 0."""
     for i, p in enumerate(model.parameters()):
@@ -146,7 +240,10 @@ def check_no_w():
     assert type(model.model.layers[0].self_attn.q_proj) is CoLALinear
 
 
-CHECKS = (check_llama, check_own_tree, check_only, check_start, check_refused_changes_nothing, check_merge, check_no_w)
+CHECKS = (check_llama, check_own_tree, check_only, check_start, check_refused_changes_nothing, check_merge, check_no_w,
+          check_settings_beside_a_method_are_not_dropped, check_a_bare_layer_is_not_swapped_into_nothing,
+          check_a_shared_weight_stays_shared, check_merge_keeps_what_is_shared, check_merge_is_all_or_nothing,
+          check_only_as_it_can_be_written, check_back_and_forth)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -155,18 +252,23 @@ def test_swap(check):
 
 
 test_mutants = mutant_tests([
-    (swap.wanted, "HEAD not in parts and ", ""),
-    (swap.wanted, "set(parts) & set(only)", "{parts[-1]} & set(only)"),
-    (swap.wanted, "set(parts) & set(how.module.ONLY)", "True"),
-    (swap.swap_linears, "made[id(module)][1] if", "new_layer(how, module, rng, start) if"),
-    (swap.swap_linears, "check_names(model, how, only, names)", "pass"),
-    (swap.swap_linears, "made[id(module)][1] if", "next(iter(made.values()))[1] if"),
+    (swap.wanted, "not within(path, [HEAD]) and ", ""),
+    (swap.wanted, "return within(path, only)", "return within(path.rpartition('.')[2], only)"),
+    (swap.wanted, 'getattr(how.module, "ONLY", [path])', "[path]"),
+    (swap.swap_linears, "made.get(id(m.weight), m) if", "(id(m.weight) in made and new_layer(how, m, rng, start) or m) if"),
+    (swap.swap_linears, "check_names(model, how, only, list(old))", "pass"),
+    (swap.swap_linears, "check_shared(model, old)", "pass"),
+    (swap.swap_linears, "isinstance(how, Method) and settings", "False"),
+    (swap.swap_linears, "made.get(id(m.weight), m) if", "next(iter(made.values())) if"),
+    (swap.check_tree, "isinstance(model, Linear)", "False"),
+    (swap.merge, "made[id(layer)] or layer", "(made[id(layer)] and dense(layer)) or layer"),
+    (swap.merge, "if path.startswith(whole):", "if False:"),
     (swap.new_layer, "in_features, out_features, init", "out_features, in_features, init"),
     (swap.new_layer, "init.spawn(rng)", "__import__('numpy').random.default_rng(0)"),
     (swap.new_layer, "old.weight.dtype.name", "'float32'"),
     (swap.new_layer, "start(layer, old.weight.data)", "start(layer, 0 * old.weight.data)"),
-    (swap.merge, "W = layer.to_dense()", "W = layer.to_dense() * 0.5"),
-    (swap.merge, "        return layer\n", "        return None\n"),
+    (swap.dense, "W = layer.to_dense()", "W = layer.to_dense() * 0.5"),
+    (swap.merge, "made[id(layer)] or layer", "made[id(layer)]"),
     (SLLinear.to_dense, "s * self.lora_B", "self.lora_B"),
     (SLLinear.to_dense, "self.sparse_value.data", "s * self.sparse_value.data"),
     (SLLinear.to_dense, "np.tanh(self.scaling.data)", "self.scaling.data"),

@@ -38,7 +38,7 @@ class Entry:
             if other := sorted(given - OF_A_METHOD - {"tiny", "method", "method_options"}):
                 raise InputError(f"--{other[0].replace('_', '-')} is for all methods alike; one may have its own flags and "
                                  f"--{', --'.join(sorted(OF_A_METHOD)).replace('_', '-')}")
-            material(self.settings(1e-3, 0), weightless=True)[2].check()
+            material(self.settings(1e-3, 0), weightless=True)
         except InputError as error:
             raise InputError(f"--methods {text}: {error}") from None
 

@@ -10,18 +10,21 @@ A method changes how a block's seven matrices are made, how they move, or both. 
     SHARDS = False                                  before_step reads what rules remember, so every process must have all of them
 
 and always `held(out_features, in_features, **options) -> Held`, what training keeps of one matrix. docs/adding-a-method.md adds
-one.
+one. Where a method has `linear`, `rule` is for the parameters of layers whose class is in its file; where it has not, for dense
+matrices, both sides 2 or more. Nothing else is given to it: a bias, a gain or a convolution beside them is moved by base.
 
     name: of the parameter; like: an array of the matrix's shape, dtype and device        base(array) -> Rule
     rng_at(t): a Generator that is a function of the seed, the matrix and t          step: the update to come, from 1 to steps
     rng: a Generator that is a function of the seed and step: a resumed run sees the same
-    before_step may change `optimizer.lr` for its step, call `optimizer.reset(name)`, and set `requires_grad` of parameters
+    before_step may change `optimizer.lr` for its step, call `optimizer.reset(name)`, and set `requires_grad` of parameters;
+    optimizer.by_rule: the names of those that `rule` is for
 
 A method that moves embeddings, head and gains in its own way has `rule_elsewhere(name, like, base, rng_at, **options)` and
 `held_elsewhere(name, size, **options)` too; one whose matrices of one shape keep different things has, beside `held`,
 `held_named(name, out_features, in_features, **options)`.
 """
 
+import math
 import pkgutil
 import sys
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ from minisl.backend import generator
 from minisl.errors import InputError
 from minisl.kernels import ALGORITHMS
 from minisl.nn.llama import Llama
+from minisl.nn.module import Module
 from minisl.optim import RULES, Optimizer
 
 
@@ -130,21 +134,66 @@ class Method:
             return self.module.linear(in_features, out_features, rng, dtype, **self.options)
         return get("full").linear(in_features, out_features, rng, dtype)
 
-    def optimizer(self, model, lr, base="adamw", weight_decay=0.0, seed=0):
-        """The Optimizer that moves a model's parameters by this method's rules. base: "adamw", "adam8bit" or "sgd"."""
+    def optimizer(self, model, lr, base="adamw", weight_decay=0.0, seed=0, only=None):
+        """The Optimizer that moves a model's parameters by this method's rules. base: "adamw", "adam8bit" or "sgd".
+
+        only: where the method has a rule for dense matrices, which: names of them or of what they are in, as in `swap_linears`.
+        Left out: those with a part that ends with _proj, as a LLaMA's have. Raises InputError for a value that cannot be, and
+        where the method has a rule that would move nothing.
+        """
+        if not isinstance(model, Module):
+            raise InputError(f"model is a {type(model).__name__}: must be a Module")
+        if base not in list(RULES):
+            raise InputError(f"base {base!r}: unknown; allowed: {', '.join(RULES)}")
+        generator(seed)
+        by_rule = self.by_rule(model, only)
+
         def rule_of(name, array):
             def rng_at(t):
                 return generator(seed, "method", name, t)
 
-            own = self.rule_in_block if matrix(name) else self.rule_elsewhere
+            own = self.rule_in_block if name in by_rule else self.rule_elsewhere
             return own(name, array, RULES[base], rng_at)
 
-        return Optimizer(model.named_parameters(), lr, rule_of, weight_decay)
+        made = Optimizer(model.named_parameters(), lr, rule_of, weight_decay)
+        made.by_rule = by_rule
+        made.check()
+        return made
+
+    def by_rule(self, model, only=None):
+        """Names of the model's parameters that the method's rule is for."""
+        only = names_given(only)
+        if not hasattr(self.module, "rule") or hasattr(self.module, "linear"):
+            if only is not None:
+                raise InputError(f"only={only}: method {self.name} has no rule for dense matrices; for its layers, swap_linears "
+                                 "has only=")
+            return self.of_its_layers(model)
+        found = [name for name, p in model.named_parameters() if is_matrix(p.shape)]
+        chosen = [name for name in found if (self.is_for(name) if only is None else within(name, only))]
+        for one in only or ():
+            if not any(within(name, [one]) for name in chosen):
+                raise InputError(f"only={one!r}: no matrix of that name; there are: {few(found)}")
+        if not chosen:
+            meant = ", ".join(getattr(self.module, "ONLY", ())) or "the matrices in parts whose name ends with _proj"
+            raise InputError(f"method {self.name} is for {meant}, and this model has none: name some in only=; there are: "
+                             f"{few(found)}")
+        return set(chosen)
+
+    def of_its_layers(self, model):
+        """Names of the parameters in layers of this method, where it has a rule for them."""
+        if not hasattr(self.module, "rule"):
+            return set()
+        layers = [(path, m) for path, m in model.named_modules() if is_layer(m, self.module.__name__)]
+        if not layers:
+            raise InputError(f"method {self.name} moves layers of its own, and this model has none: swap_linears puts them there")
+        return {f"{path}.{name}".lstrip(".") for path, layer in layers for name, _ in layer.named_parameters()}
+
+    def is_for(self, name):
+        """Whether the method is for the matrix of a block that this parameter belongs to."""
+        return matrix(name) is not None and matrix(name) in getattr(self.module, "ONLY", (matrix(name),))
 
     def rule_in_block(self, name, array, base, rng_at):
-        if matrix(name) in getattr(self.module, "ONLY", (matrix(name),)) and hasattr(self.module, "rule"):
-            return self.module.rule(name, array, base, rng_at, **self.options)
-        return base(array)
+        return self.module.rule(name, array, base, rng_at, **self.options)
 
     def rule_elsewhere(self, name, array, base, rng_at):
         if hasattr(self.module, "rule_elsewhere"):
@@ -152,17 +201,23 @@ class Method:
         return base(array)
 
     def before_step(self, model, optimizer, step, steps, seed=0):
-        """To be called before the forward pass of update number `step`, counted from 1, with `optimizer.lr` set."""
+        """To be called before the forward pass of update number `step`, counted from 1, with `optimizer.lr` set.
+
+        Raises InputError where the optimizer has parameters that are not the model's, as before a swap.
+        """
+        if step < 1:
+            raise InputError(f"step {step}: must be 1 or above, updates are counted from 1")
+        optimizer.check_is_for(model)
         if hasattr(self.module, "before_step"):
             self.module.before_step(model, optimizer, step, steps, generator(seed, "method", step), **self.options)
 
     def held(self, name, shape):
         """What is kept of one parameter of the dense model: name and shape as in the full-rank LLaMA."""
-        if matrix(name) and matrix(name) in getattr(self.module, "ONLY", (matrix(name),)):
+        if self.is_for(name) and (is_matrix(shape) or hasattr(self.module, "linear")):
             if hasattr(self.module, "held_named"):  # matrices of one shape keep different things
                 return self.module.held_named(name, *shape, **self.options)
             return self.module.held(*shape, **self.options)
-        size = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        size = math.prod(shape)
         if not matrix(name) and hasattr(self.module, "held_elsewhere"):
             return self.module.held_elsewhere(name, size, **self.options)
         return trained(size)
@@ -170,7 +225,42 @@ class Method:
 
 def matrix(name):
     """The matrix of a block that a parameter belongs to, "q_proj" for instance; None for embeddings, head and gains."""
-    return next((part for part in name.split(".") if part.endswith("_proj")), None)
+    return next((part for part in reversed(name.split(".")) if part.endswith("_proj")), None)
+
+
+def is_matrix(shape):
+    """Whether an array of this shape is one to a rule for matrices: a single row or column is a vector."""
+    return len(shape) == 2 and min(shape) > 1
+
+
+def is_layer(module, of=__name__):
+    """Whether a Module is a layer of a method, its class one of a method's file. of: "minisl.methods.NAME" of one method."""
+    return any(f"{c.__module__}.".startswith(f"{of}.") for c in type(module).__mro__)
+
+
+def names_given(only):
+    """The names in `only`, one or several, as a tuple; None stays None."""
+    if only is None:
+        return None
+    try:
+        names = (only,) if isinstance(only, str) else tuple(only)
+    except TypeError:
+        names = (only,)
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"only={name!r}: must be names, such as \"layers\" or (\"q_proj\", \"mlp\")")
+    return names
+
+
+def few(names, most=4):
+    """A list of names for a sentence."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more]) or "none"
+
+
+def within(path, names):
+    """Whether one of the names is this path, or a part of it: "mlp" and "layers.0" of "layers.0.mlp.up_proj"."""
+    return any(f".{name}." in f".{path}." for name in names)
 
 
 def build_model(config, name, settings, rng=None, dtype="float32"):

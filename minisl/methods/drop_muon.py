@@ -16,6 +16,7 @@ small CNNs at first, and in a later version NanoGPT-124M and ResNet-50 too, with
 always s = 1, Muon to the last bit.
 """
 
+from minisl.errors import InputError
 from minisl.methods import Flag, muon
 
 OPTIONS = (*muon.OPTIONS,
@@ -23,6 +24,8 @@ OPTIONS = (*muon.OPTIONS,
 
 
 def rule(name, like, base, rng_at, drop, **options):
+    if not name.startswith("model.layers."):
+        raise InputError(f"drop_muon drops blocks of a Llama, and {name} is in none; muon moves matrices of any model")
     return muon.rule(name, like, base, rng_at, **options)
 
 

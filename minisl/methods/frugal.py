@@ -29,7 +29,7 @@ import math
 
 from minisl.backend import array_module
 from minisl.errors import InputError
-from minisl.methods import Flag, Held, matrix
+from minisl.methods import Flag, Held
 from minisl.optim import Rule
 from minisl.optim.projectors import Projector
 
@@ -105,13 +105,14 @@ def rule(name, like, base, rng_at, split, density, every, free_rate):
         raise InputError(f"--density {density}: must lie between 0 and 1")
     kind, rank = subspace(split, density, like.shape)
     if split == "blocks":
+        layer(name)  # or an InputError
         return InTurn(like, base, free_rate)
     return Split(like, base, rng_at, kind, rank, every, free_rate) if rank else Sign(free_rate)
 
 
 def before_step(model, optimizer, step, steps, rng, split, density, every, free_rate):
     if split == "blocks":
-        layers = {name: layer(name) for name in optimizer.parameters if matrix(name)}
+        layers = {name: layer(name) for name in optimizer.parameters if name in optimizer.by_rule}
         L = 1 + max(layers.values())
         on = turns((step - 1) // every, L, density)
         for name, k in layers.items():
@@ -120,7 +121,10 @@ def before_step(model, optimizer, step, steps, rng, split, density, every, free_
 
 def layer(name):
     """The number in "model.layers.3.mlp.up_proj.weight"."""
-    return next(int(part) for part in name.split(".") if part.isdigit())
+    for part in name.split("."):
+        if part.isdigit():
+            return int(part)
+    raise InputError(f"--split blocks takes layers in turn, and {name} is in none that has a number; allowed: svd, random")
 
 
 def full_layers(density, L):

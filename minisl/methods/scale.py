@@ -18,7 +18,7 @@ out, and their eps is added after Adam's bias correction, there before it.
 """
 
 from minisl.backend import array_module
-from minisl.methods import Flag, Held, trained
+from minisl.methods import Flag, Held, is_matrix, trained
 from minisl.optim import Rule
 
 OPTIONS = (Flag("momentum", 0.9, "b of the output head's momentum", high=0.9999),)
@@ -47,6 +47,8 @@ def rule(name, like, base, rng_at, momentum):
 
 
 def rule_elsewhere(name, like, base, rng_at, momentum):
+    if not is_matrix(like.shape):
+        return base(like)
     if name == EMBEDDINGS:
         return Normalised(axis=0)
     return Normalised(1, like, momentum) if name == HEAD else base(like)

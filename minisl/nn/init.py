@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minisl.errors import InputError
+
 
 def uniform(rng, shape, bound, dtype):
     """U(-bound, bound)"""
@@ -20,7 +22,14 @@ def constant(rng, shape, value, dtype):
 
 def spawn(rng):
     """A stream for one layer, so that what it draws does not shift what the next one draws."""
-    return None if rng is None else rng.spawn(1)[0]
+    return None if rng is None else checked(rng).spawn(1)[0]
+
+
+def checked(rng):
+    """rng. Raises InputError unless it is a Generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError(f"rng {rng!r}: must be a NumPy Generator, such as np.random.default_rng(0), or None for shapes alone")
+    return rng
 
 
 def _shape_only(shape, dtype):
@@ -29,8 +38,11 @@ def _shape_only(shape, dtype):
 
 def _drawn(rng, shape, dtype, draw, step=1 << 20):
     """draw(n) gives float64, which is kept for no more than `step` numbers at a time."""
+    if np.dtype(dtype).kind != "f":
+        raise InputError(f"dtype {dtype}: weights are float32 or float64")
     if rng is None:
         return _shape_only(shape, dtype)
+    checked(rng)
     values = np.empty(shape, dtype)
     flat = values.reshape(-1)
     for i in range(0, flat.size, step):

@@ -7,8 +7,10 @@ import numpy as np
 
 from minisl.autograd import Tensor, checkpoint, ops
 from minisl.backend import array_module
+from minisl.errors import InputError
 from minisl.kernels import fitting
 from minisl.nn import init
+from minisl.nn.config import LlamaConfig
 from minisl.nn.layers import Embedding, Linear, RMSNorm
 from minisl.nn.module import Module
 
@@ -71,6 +73,9 @@ class Decoder(Module):
         self.activation_checkpointing = False
 
     def forward(self, ids, cache=None):
+        if getattr(ids, "ndim", 0) != 2 or ids.dtype.kind not in "iu" or not ids.size:
+            raise InputError("ids: must be an array of integers (B, T), with one token at least; got "
+                             + (f"{ids.dtype} {ids.shape}" if hasattr(ids, "ndim") else type(ids).__name__))
         x, positions = self.embed_tokens(ids), cache.positions(ids.shape[1]) if cache else np.arange(ids.shape[1])
         cos, sin = (array_module(x.data).asarray(a, x.dtype) for a in rope_at(*self.rope, positions))
         for i, block in enumerate(self.layers):
@@ -90,6 +95,8 @@ class Llama(Module):
     """
 
     def __init__(self, config, rng=None, linear=None, dtype="float32"):
+        if not isinstance(config, LlamaConfig):
+            raise InputError(f"config {config!r}: must be a LlamaConfig; LlamaConfig.from_dict makes one of a dictionary")
         std = config.initializer_range
         linear = linear or (lambda n, m, rng, dtype, name: Linear(n, m, rng, dtype, std))
         self.config = config

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minisl.autograd import Tensor
-from minisl.backend import array_module, to_numpy
+from minisl.backend import array_module, check_arrays, to_numpy
 from minisl.errors import InputError
 
 
@@ -88,6 +88,7 @@ class Module:
     def load_state_dict(self, state):
         """Take over arrays by name. Raises InputError, and changes nothing, if a name, a shape or the kind of numbers does not
         match, or a buffer cannot be."""
+        check_arrays(state, "weights do not fit this model")
         mine = dict(self._arrays())
         missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
         if missing or extra:

@@ -5,7 +5,7 @@ import numpy as np
 from minisl import kernels
 from minisl.backend import array_module
 from minisl.kernels.numpy_fused import BLOCK, dynamic_map
-from minisl.optim.adamw import Adam
+from minisl.optim.adamw import Adam, check
 from minisl.optim.optimizer import Rule
 
 SMALL = 4096
@@ -30,6 +30,7 @@ class Adam8bit(Rule):
         return Adam(like, betas, eps) if like.size < SMALL else object.__new__(cls)
 
     def __init__(self, like, betas=(0.9, 0.999), eps=1e-8):
+        check(betas, eps)
         xp, self.betas, self.eps, self.step = array_module(like), betas, eps, 0
         self.tables = tuple(xp.asarray(dynamic_map(signed)) for signed in (True, False))
         zero = [int(np.flatnonzero(dynamic_map(signed) == 0)[0]) for signed in (True, False)]

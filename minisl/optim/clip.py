@@ -1,9 +1,11 @@
 """The gradient's size, and a bound on it."""
 
 import math
+from numbers import Real
 
 from minisl import kernels
 from minisl.backend import array_module
+from minisl.errors import InputError
 
 
 def square_sum(gradients):
@@ -23,7 +25,12 @@ def grad_norm(parameters, over_all=None):
 
 
 def clip_grad_norm(parameters, max_norm, over_all=None):
-    """Scale all gradients by min(1, max_norm / norm) (Pascanu et al. 2013). Returns the norm before."""
+    """Scale all gradients by min(1, max_norm / norm) (Pascanu et al. 2013). Returns the norm before.
+
+    Raises InputError unless max_norm is above 0.
+    """
+    if not isinstance(max_norm, Real) or not max_norm > 0:
+        raise InputError(f"max_norm {max_norm!r}: must be a number above 0")
     parameters = dict.fromkeys(parameters)
     norm = grad_norm(parameters, over_all)
     if isinstance(norm, float):

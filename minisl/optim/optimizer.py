@@ -1,11 +1,12 @@
 """`Rule`, how one array of weights moves; `Optimizer`, which has one for each parameter."""
 
 import math
+from numbers import Real
 
 import numpy as np
 
-from minisl.autograd import no_grad
-from minisl.backend import array_module, to_numpy
+from minisl.autograd import Tensor, no_grad
+from minisl.backend import array_module, check_arrays, to_numpy
 from minisl.errors import InputError
 from minisl.optim.clip import square_sum
 
@@ -88,16 +89,24 @@ class Optimizer:
 
     named_parameters: (name, Parameter) pairs; one without a gradient is left alone, one under two names is moved once. lr: the
     rate of the next step.
-    rule_of(name, array): the parameter's Rule, asked for at its first gradient.
+    rule_of(name, array): the parameter's Rule, asked for at its first gradient. by_rule: names of those that a method has its
+    own rule for. Raises InputError: no parameters, two of one name, a rate or weight decay that cannot be.
     """
 
+    by_rule = frozenset()
+
     def __init__(self, named_parameters, lr, rule_of, weight_decay=0.0):
-        first = {}
-        for name, p in named_parameters:
-            first.setdefault(p, name)
-        self.parameters = {name: p for p, name in first.items()}
-        self.lr, self.rule_of, self.weight_decay = lr, rule_of, weight_decay
-        self.rules, self.squares = {}, None
+        self.parameters = by_name(named_parameters)
+        self.lr, self.rule_of, self.weight_decay = lr, rule_of, not_negative("weight_decay", weight_decay)
+        self.rules, self.squares, self.model = {}, None, None
+
+    @property
+    def lr(self):
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = not_negative("lr", value)
 
     def step(self):
         """One update of every parameter from its `.grad`, with the current `self.lr`."""
@@ -112,6 +121,8 @@ class Optimizer:
     def rule(self, name):
         """A parameter's rule."""
         if name not in self.rules:
+            if self.parameters[name].size > 1 and not any(self.parameters[name].data.strides):
+                raise InputError(f"{name} is a shape without memory (rng None): there is nothing to train")
             self.rules[name] = self.made(name)
         return self.rules[name]
 
@@ -121,9 +132,24 @@ class Optimizer:
         return rule
 
     def check(self):
-        """Make every rule once, and drop it: an InputError comes now rather than at the first gradient."""
-        for name in self.parameters:
-            self.made(name)
+        """Make the rule of all that is trained once, and drop it: an InputError comes now rather than at the first gradient."""
+        for name, p in self.parameters.items():
+            if p.requires_grad:
+                try:
+                    self.made(name)
+                except InputError as error:
+                    raise InputError(f"{error} ({name})") from None
+
+    def check_is_for(self, model):
+        """Raises InputError unless the parameters are this model's. One model is looked through once: that takes time."""
+        if model is self.model:
+            return
+        there = dict(model.named_parameters())
+        for name, p in self.parameters.items():
+            if there.get(name) is not p:
+                raise InputError(f"the optimizer's {name} is not the model's: make the optimizer of this model, after the last "
+                                 "swap_linears or merge")
+        self.model = model
 
     def reset(self, *names, keep_step=False):
         """Forget what these parameters' rules remember: the next step is their first. keep_step: all but the count of steps, so
@@ -162,6 +188,7 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Take over a `state_dict`. Raises InputError, and changes nothing, if it belongs to other parameters or another rule."""
+        check_arrays(state, "optimizer state does not fit this model")
         given = {}
         for key, array in state.items():
             kind, _, name = key.partition(".")
@@ -175,3 +202,25 @@ class Optimizer:
             except InputError as error:
                 raise InputError(f"optimizer state does not fit this model: {name}: {error}") from None
         self.rules = rules
+
+
+def by_name(named_parameters):
+    """The pairs as a dictionary, a Parameter under the first of its names. Raises InputError for what are none, no pair at all, or
+    two Parameters of one name."""
+    try:
+        pairs = [(name, p) for name, p in named_parameters]
+        possible = pairs and all(isinstance(name, str) and isinstance(p, Tensor) for name, p in pairs)
+    except (TypeError, ValueError):
+        possible = False
+    names = {p: name for name, p in reversed(pairs)} if possible else {}
+    if not possible or len(set(names.values())) < len(names):
+        raise InputError("an optimizer needs (name, Parameter) pairs, at least one, and a name for each, such as "
+                         "model.named_parameters()")
+    return {name: p for name, p in pairs if names[p] == name}
+
+
+def not_negative(name, value):
+    """The value as a float. Raises InputError unless it is a finite number, 0 or above."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise InputError(f"{name} {value!r}: must be a finite number, 0 or above")
+    return float(value)

@@ -28,6 +28,8 @@ def learning_rate(step, *, peak, steps, warmup=0, schedule="cosine", min_ratio=0
     uba: unified budget-aware; phi = 2 is cosine, with less the rate falls later, with more sooner. The formula is from a
     secondary source, not checked against the paper.
     """
+    if schedule not in SCHEDULES:
+        raise InputError(f"schedule {schedule!r}: unknown; allowed: {', '.join(SCHEDULES)}")
     step = min(max(step, 0), steps)
     if schedule == "refined":
         return peak * float(factors[min(max(step, 1), len(factors)) - 1])
@@ -43,10 +45,8 @@ def learning_rate(step, *, peak, steps, warmup=0, schedule="cosine", min_ratio=0
         height = (1 + c) / 2
     elif schedule == "wsd":
         height = min(1, (steps - step) / (decay_fraction * steps))
-    elif schedule == "uba":
-        height = 2 * (1 + c) / (2 * phi + (2 - phi) * (1 + c))
     else:
-        raise ValueError(f"schedule {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        height = 2 * (1 + c) / (2 * phi + (2 - phi) * (1 + c))
     return peak * (min_ratio + (1 - min_ratio) * height)
 
 
