@@ -81,7 +81,8 @@ def measure(function, arrays, i, directions, weights, sizes):
     """The same by (f(x + h v) - f(x - h v)) / 2h, for every direction v of argument i, times `sizes`; and the rounding error to
     expect: both (weights, directions)."""
     columns, noise = [], []
-    for v in (directions * sizes).reshape(-1, *arrays[i].shape):
+    for direction in directions:
+        v = (direction * sizes).reshape(arrays[i].shape)
         h = STEP if np.ndim(sizes) else STEP * max(1.0, float(abs(arrays[i][v != 0]).max()))
         ends = []
         for sign in (1, -1):
