@@ -93,7 +93,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, value):
-        return bool((self == value).any())
+        return bool(np.any(self == value))
 
     __hash__ = object.__hash__  # a tensor is a key by what it is, not by its values
 

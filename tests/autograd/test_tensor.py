@@ -40,6 +40,7 @@ def check_sequence():
     assert [x.item() for x in t] == [1, 2, 3]
     assert 2 in t
     assert 5.0 not in t
+    assert None not in t
     for use in (len, list):
         with pytest.raises(TypeError, match="len"):
             use(Tensor(3.0))
