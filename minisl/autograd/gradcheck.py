@@ -22,7 +22,8 @@ def gradcheck(function, *inputs, tolerance=1e-6, seed=0):
     function: Tensors in, one Tensor out. inputs: float64 arrays or Tensors, all of them differentiated. They stay as they are,
     as do NumPy's global random numbers, and the gradients of other tensors that the function uses; their hooks are not called.
     Compared entry by entry (the full Jacobian, or u^T J v for random u and v where that is large):
-    |derived - measured| <= tolerance * max(|derived|, |measured|, 1e-3 * the largest entry) + what rounding does to the quotient.
+    |derived - measured| <= tolerance * max(|derived|, |measured|, 1e-3 * the largest entry), or <= what rounding does to the
+    quotient.
     What fails is measured once more, with steps in proportion to each entry of the input: 1 / x near 0 needs small ones.
     Also refused, since they would prove nothing: inputs that are all one number, gradients that are all zero,
     a function that changes its inputs in place, a backward that changes the gradient it was given.
@@ -80,7 +81,8 @@ def measure(function, arrays, i, directions, weights, sizes):
     """The same by (f(x + h v) - f(x - h v)) / 2h, for every direction v of argument i, times `sizes`; and the rounding error to
     expect: both (weights, directions)."""
     columns, noise = [], []
-    for v in (directions * sizes).reshape(-1, *arrays[i].shape):
+    for direction in directions:
+        v = (direction * sizes).reshape(arrays[i].shape)
         h = STEP if np.ndim(sizes) else STEP * max(1.0, float(abs(arrays[i][v != 0]).max()))
         ends = []
         for sign in (1, -1):
@@ -92,13 +94,14 @@ def measure(function, arrays, i, directions, weights, sizes):
     return np.stack(columns, axis=1), np.stack(noise, axis=1)
 
 
-def errors(derived, measured, noise, trusted=math.inf):
-    """Relative errors beyond noise; infinite where something is not finite, or the noise more than `trusted` of the entry."""
+def errors(derived, measured, noise, trusted=None):
+    """Relative errors, 0 within noise; infinite where something is not finite, or the noise more than `trusted` of the entry."""
     scale = np.maximum(np.maximum(abs(derived), abs(measured)), 1e-3 * abs(measured[np.isfinite(measured)]).max(initial=0))
     with np.errstate(invalid="ignore"):
-        beyond = np.maximum(abs(derived - measured) - noise, 0) / np.where(scale == 0, 1, scale)
-        good = np.isfinite(derived) & np.isfinite(measured) & (noise <= trusted * scale)
-    return np.where(good, beyond, math.inf)
+        error = abs(derived - measured)
+        error = np.where(error <= noise, 0, error / np.where(scale == 0, 1, scale))
+    good = np.isfinite(derived) & np.isfinite(measured)
+    return np.where(good if trusted is None else good & (noise <= trusted * scale), error, math.inf)
 
 
 def report(name, argument, shape, derived, measured, noise, error, tolerance, full):

@@ -93,7 +93,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, value):
-        return bool((self == value).any())
+        return bool(np.any(self == value))
 
     __hash__ = object.__hash__  # a tensor is a key by what it is, not by its values
 
@@ -264,11 +264,11 @@ def bare(value, lost=None):
 
 
 def real(data, op):
-    """Numbers as an array; arrays as they are. Raises TypeError for what holds no real numbers."""
-    array = data if isinstance(data, np.ndarray) or array_module(data) is not np else np.asarray(data)
+    """Numbers as an array, in the byte order of the machine. Raises TypeError for what holds no real numbers."""
+    array = data if array_module(data) is not np else np.asarray(data)  # of a subclass, such as np.matrix, the plain array
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: real numbers are needed, got {type(data).__name__} (dtype {array.dtype})")
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def cast(value, like, op):

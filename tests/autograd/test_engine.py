@@ -3,13 +3,18 @@
 import gc
 import sys
 import weakref
+from functools import partial
+from inspect import signature
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from mutation import mutant_tests
 
 from minisl import Tensor, no_grad
 from minisl.autograd import Function, checkpoint, ops
+from minisl.autograd.checkpoint import Checkpoint, as_leaves
+from minisl.autograd.tensor import watching
 
 
 def leaf(*values):
@@ -436,3 +441,18 @@ class TestCheckpoint:
         assert len(seen) == 1
         np.testing.assert_allclose(seen[0], plain.weight.grad, rtol=1e-12)
         np.testing.assert_allclose(x.grad, z.grad, rtol=1e-12)
+
+
+CHECKPOINT = [partial(getattr(TestCheckpoint(), name), *[np.random.default_rng(0)] * ("rng" in signature(test).parameters))
+              for name, test in vars(TestCheckpoint).items() if name.startswith("test_")]
+test_checkpoint_mutants = mutant_tests([
+    (as_leaves.__wrapped__, "t.node = None", "pass"),
+    (as_leaves.__wrapped__, "t.node = node", "pass"),
+    (checkpoint, "used | ({output: None} if output.requires_grad else {})", "used"),
+    (checkpoint, "tuple(used |", "tuple({t: None for t in used if t in inputs} |"),
+    (checkpoint, "function(*inputs, **options))", "function(*inputs))"),
+    (Checkpoint.backward, "if output.requires_grad:", "if True:"),
+    (Checkpoint.backward, ", deliver=found.__setitem__", ""),
+    (Function.apply.__func__, "(used := _used.get()) is not None", "(used := _used.get()) is not None and False"),
+    (watching.__wrapped__, "with recording(False):", "if True:"),
+], *CHECKPOINT)

@@ -40,6 +40,7 @@ def check_sequence():
     assert [x.item() for x in t] == [1, 2, 3]
     assert 2 in t
     assert 5.0 not in t
+    assert None not in t
     for use in (len, list):
         with pytest.raises(TypeError, match="len"):
             use(Tensor(3.0))
@@ -135,6 +136,11 @@ def check_tensor_of_what():
     assert Tensor(np.float64(3)).data.shape == ()
     assert Tensor([Tensor(1.0), 2.0]).data.tolist() == [1, 2]
     assert Tensor([True]).dtype == bool
+    for array in (np.ones((2, 2), ">f4"), np.ones((2, 2), "f4").view(np.matrix), np.ma.ones((2, 2), "f4")):
+        t = Tensor(array, requires_grad=True)
+        (t * array).sum().backward()  # element by element
+        assert type(t.data) is type(t.grad) is np.ndarray
+        assert t.grad.tolist() == [[1, 1], [1, 1]]
     with pytest.raises(TypeError, match="lose its gradient"):
         Tensor([leaf(1).sum(), 2.0])
 

@@ -13,7 +13,7 @@ def linear(x, weight):
 
 
 def cross_entropy(logits, labels, reduction="mean", label_smoothing=0.0):
-    """l_n = -(1 - s) log p_n[label_n] - s mean_v log p_n[v], 0 where ignored: logits (..., V), labels (...), s label_smoothing."""
+    """l_n = -(1 - s) log p_n[label_n] - s mean_v log p_n[v], 0 where ignored: logits (..., V), labels (...)."""
     kept = labels != IGNORE_LABEL
     log_p = ops.log_softmax(logits)
     losses = -ops.gather(log_p, (labels * kept)[..., None]).squeeze(-1)
