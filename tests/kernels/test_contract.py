@@ -181,7 +181,8 @@ def test_numbers_that_cannot_be(name, change):
 @pytest.mark.parametrize(("name", "sizes"), [
     ("attention", {"H": 3}), ("attention", {"K": 0}), ("attention", {"K": 0, "H": 0}), ("attention", {"Tq": 6}),
     ("attention", {"d": 0}), ("attention_backward", {"Tq": 6}), ("rope", {"d": 5}), ("rope", {"d": 6}),
-    ("adam8bit", {"blocks": 2}), ("adam8bit", {"blocks": 0}), ("spmm", {"width": 5}), ("cross_entropy", {"V": 0, "N": 0}), ("rms_norm", {"D": 0})])
+    ("adam8bit", {"blocks": 2}), ("adam8bit", {"blocks": 0}), ("spmm", {"width": 5}),
+    ("cross_entropy", {"V": 0, "N": 0}), ("rms_norm", {"D": 0})])
 def test_sizes_apart(name, sizes):
     found = compare(name, Drawn(name, sizes).values)
     assert found[:2] == ("refused", ValueError)

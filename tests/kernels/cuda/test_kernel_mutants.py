@@ -67,7 +67,7 @@ MUTANTS = [
     ("cross_entropy", 1, "sum = sum * expf(highest - top) +", "sum = sum +"),
     ("cross_entropy", 1, "distance = 16", "distance = 8"),
     ("cross_entropy", 1, "warp < THREADS / 32", "warp < THREADS / 64"),
-    ("cross_entropy", 1, "(v == label)", "(v == label + 1)"),
+    ("cross_entropy", 1, "(v == label ?", "(v == label + 1 ?"),
     ("rms_norm", 0, "sum / width + eps", "sum / width"),
     ("rms_norm", 0, "x[row + c] * r[t] * (sum / width)", "x[row + c] * (sum / width)"),
     ("rms_norm", 0, "from = blockIdx.y * share", "from = 0"),
@@ -203,7 +203,7 @@ LAUNCHES = [
     (rows.heads_like, "if x.flags.c_contiguous else", "if True else"),
     (rows.flat, "else x.swapaxes(1, 2)", "else x"),
     (rows.adamw, "if not all(map(is_dense, (p, m, v))):", "if False:"),
-    (rows.adam8bit, "if not all(map(is_dense, (p, m, v))):", "if False:"),
+    (rows.adam8bit, "if not all(map(is_dense, (p, m, v, m_top, v_top))):", "if False:"),
     (rows.adam, "lr / (1 - b1**t)", "lr"),
     (rows.adam, "1 - lr * weight_decay", "1 - weight_decay"),
 ]
