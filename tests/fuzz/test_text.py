@@ -175,7 +175,7 @@ def test_text_is_refused_in_a_line_or_read(root, parts, how, words):
 
 
 @wrong((tokenizers.in_words.__wrapped__, 'type(error).__name__ != "PanicException"', "True"),
-       (tokenizers.Tokenizer._encoded, "with in_words(self.where):", "if True:"))
+       (tokenizers.Tokenizer.__init__, "with in_words(where):", "if True:"))
 def test_rejects_a_tokenizer(mutant, path, killed):
     must_notice(mutant, lambda: over(tokenizer_files(), lambda content: check_tokenizer(path, content), 1000), killed)
 
