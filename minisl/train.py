@@ -17,7 +17,7 @@ from minisl import checkpoint, files, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
 from minisl.callbacks import Callbacks, TensorBoard
-from minisl.command import run_command
+from minisl.command import open_streams, run_command
 from minisl.config import parse, settings_from
 from minisl.data import open_data
 from minisl.distributed import Alone, join
@@ -306,6 +306,7 @@ def pretrain(callbacks=(), **flags):
     cannot be, TrainingError where training cannot go on, and once all is saved KeyboardInterrupt for Ctrl-C, SystemExit for
     SIGTERM.
     """
+    open_streams()
     run, number = run_of(settings_from(flags), set(flags), callbacks)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
