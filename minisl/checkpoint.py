@@ -50,7 +50,8 @@ def save(run, config, tokenizer, model, moments, state):
     config: LlamaConfig; moments: name -> array, the optimizer's state; state: for state.json, with "step" and "settings". A
     checkpoint of the same step is replaced.
     """
-    settings, metadata = state["settings"], {"format": "pt", "step": str(state["step"])}  # "pt": transformers asks for it
+    settings = state["settings"]
+    metadata = {"format": "pt"}  # transformers asks for it; of several, the library writes a different one first each time
     made_of = {"method": settings["method"], "options": settings, "dtype": settings["dtype"]}
     folder = Path(run) / f"step-{state['step']:08d}"
     temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}{end}") for end in ("", ".old"))
