@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from minisl.config import Settings
-from minisl.data import make_tokenizer
+from minisl.data import located, make_tokenizer, open_data
 from minisl.errors import InputError
 from minisl.files import sha256, to_disk
 from minisl.methods import build_model
@@ -269,6 +269,34 @@ def load_state(path):
     Raises InputError: no run, damaged.
     """
     return find(path).state
+
+
+def open_data_of(found, run, sources, **options):
+    """(the Data that a run was trained on, its sources): looked for here and, where that is not it, where the run began, and the
+    hash decides. options: of `open_data`. Sources found here alone are returned with whole paths. Raises InputError.
+    """
+    here, began = folder_here(), found.state["corpus"].get("folder")
+
+    def opened(sources):
+        data = open_data(sources, **options)
+        check_corpus(found.state, data.sha256, data.name, run)
+        if data.sha256 is None:  # a stream, which tells by its position whether it is the same
+            data.batches.restore(found.state["data"])
+        return data
+
+    try:
+        return opened(sources), sources if here == began or not here else located(sources, here)
+    except InputError:
+        if began and (there := located(sources, began)) != sources:
+            with suppress(InputError):
+                return opened(there), sources
+        raise
+
+
+def folder_here():
+    """The folder this process is in, which relative paths start from; None where it has been removed."""
+    with suppress(OSError):
+        return os.getcwd()
 
 
 def check_corpus(state, sha256, name, run):

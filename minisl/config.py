@@ -25,7 +25,7 @@ TINY = {
     "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
+MAY_CHANGE = {"resume", "out", "data", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
               "device", "threads", "activation_checkpointing", "matmul_precision", "keep_blas", "data_workers",
               "shard_optimizer", "tensorboard"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")

@@ -52,11 +52,16 @@ class Trainer:
 
         # Text -> tokens -> batches
         self.config = found.config if found else settings.model_config()
-        self.data = open_data(
-            settings.data, found.tokenizer() if found else settings.tokenizer, self.config.vocab_size,
-            batch_size=settings.batch_size, seq_len=settings.seq_len, seed=settings.seed, protocol=settings.protocol,
-            share=(group.rank, group.size), workers=settings.data_workers, folder=run, text_field=settings.text_field,
-            validation_documents=settings.validation_documents, corpus=corpus)
+        options = {
+            "tokenizer": found.tokenizer() if found else settings.tokenizer, "vocab_size": self.config.vocab_size,
+            "batch_size": settings.batch_size, "seq_len": settings.seq_len, "seed": settings.seed, "protocol": settings.protocol,
+            "share": (group.rank, group.size), "workers": settings.data_workers, "folder": run, "corpus": corpus,
+            "text_field": settings.text_field, "validation_documents": settings.validation_documents}
+        if found:
+            self.data, settings.data = checkpoint.open_data_of(found, run, settings.data, **options)
+        else:
+            self.data = open_data(settings.data, **options)
+        self.began_in = (found and found.state["corpus"].get("folder")) or checkpoint.folder_here()
         self.config.bos_token_id = self.config.eos_token_id = self.data.tokenizer.end
 
         # Model and optimizer
@@ -64,7 +69,6 @@ class Trainer:
         self.schedule, self.factors = refined_schedule(settings, found)
         self.build(None if found else settings.from_hf)
         if found:
-            checkpoint.check_corpus(found.state, self.data.sha256, self.data.name, run)
             self.data.batches.restore(found.state["data"])
             self.restore(found)
         self.workers = Workers(settings.parts if xp is np else 1)
@@ -223,7 +227,7 @@ class Trainer:
         s = self.settings
         state = {**self.at, "data": self.data.batches.state(), "settings": s.to_dict(), "schedule": self.schedule,
                  "rng": {"seed": s.seed, "note": "every stream is a function of the seed, its purpose and its position"},
-                 "corpus": {"name": self.data.name, "sha256": self.data.sha256},
+                 "corpus": {"name": self.data.name, "sha256": self.data.sha256, "folder": self.began_in},
                  "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}}
         self.metrics.sync()
         try:

@@ -1,5 +1,6 @@
 """What a machine or a user's environment lacks: nothing that training does not need may stop it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from test_train import job, run_command
 
 import minisl
-from minisl import checkpoint, train
+from minisl import checkpoint, evaluate, train
 
 ROOT = Path(minisl.__file__).parents[1]
 
@@ -34,6 +35,62 @@ def test_closed_stderr_and_stdout_cost_nothing(tmp_path, monkeypatch, start):
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
     code = ("from minisl.command import run_command\n"
             "run_command(lambda argv: open('number', 'w').write(str(open('number', 'w').fileno())) and 0, [])")
-    subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
-                   check=True)
+    subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], cwd=tmp_path, check=True,
+                   env={"PYTHONPATH": str(ROOT)})
     assert int((tmp_path / "number").read_text()) > 2
+
+
+# A run that was begun in another folder
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A function that begins a run in one folder with these relative paths, and goes to another."""
+    home, elsewhere = tmp_path / "a [home]", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (home / "texts").mkdir(parents=True)
+
+    def begin(**changes):
+        flags = job(home, config="model.json", out="run", steps=2, **changes)
+        text = (home / "text.txt").read_text()
+        (home / "texts" / "one.txt").write_text(text)
+        (home / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in text.splitlines()))
+        monkeypatch.chdir(home)
+        assert run_command(train.main, flags) == 0
+        monkeypatch.chdir(elsewhere)
+        return home / "run"
+
+    return begin
+
+
+@pytest.mark.parametrize("data", ["text.txt", "texts", "texts/*.txt", "t*/one.txt", "texts.jsonl"])
+def test_run_goes_on_from_another_folder(begun, data, capsys):
+    run = begun(data=data)
+    assert run_command(evaluate.main, [str(run)]) == 0
+    assert run_command(train.main, ["--resume", str(run), "--steps", "3"]) == 0
+    assert run_command(train.main, ["--resume", str(run), "--steps", "4"]) == 0
+    assert checkpoint.load_state(run)["step"] == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_another_text_of_that_name_here_is_not_the_runs(begun, capsys):
+    run = begun(data="text.txt")
+    Path("text.txt").write_text("Another text.\n" * 99)
+    assert run_command(evaluate.main, [str(run)]) == 0
+    (run.parent / "text.txt").write_text("Another text.\n")
+    capsys.readouterr()
+    assert run_command(evaluate.main, [str(run)]) == 2
+    assert "text.txt is not the text this run was trained on" in capsys.readouterr().err
+
+
+def test_resume_takes_the_text_under_another_name_and_no_other(begun, capsys):
+    run = begun(data="text.txt")
+    (run.parent / "text.txt").rename("moved.txt")
+    resume = ["--resume", str(run), "--config", str(run.parent / "model.json"), "--data"]
+    assert run_command(train.main, [*resume, "moved.txt", "--steps", "3"]) == 0
+    Path("other.txt").write_text("Another text.\n" * 99)
+    assert run_command(train.main, [*resume, "other.txt", "--steps", "4"]) == 2
+    assert "other.txt is not the text this run was trained on" in capsys.readouterr().err
+    assert run_command(evaluate.main, [str(run)]) == 0
+    assert run_command(train.main, ["--resume", str(run), "--config", "another.json", "--steps", "4"]) == 2
+    assert "it cannot go on with another.json" in capsys.readouterr().err
