@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
+from test_hf import dense_weights, write_folder
 from test_train import job, run_command
 
 import minisl
-from minisl import checkpoint, evaluate, train
+from minisl import checkpoint, evaluate, generate, train
+from minisl.data import make_tokenizer
+from minisl.nn import LlamaConfig
 
 ROOT = Path(minisl.__file__).parents[1]
 
@@ -94,3 +98,24 @@ def test_resume_takes_the_text_under_another_name_and_no_other(begun, capsys):
     assert run_command(evaluate.main, [str(run)]) == 0
     assert run_command(train.main, ["--resume", str(run), "--config", "another.json", "--steps", "4"]) == 2
     assert "it cannot go on with another.json" in capsys.readouterr().err
+
+
+# A model of transformers whose tokenizer has an id more than the model
+
+
+@pytest.mark.parametrize(("token", "special", "code"), [("<pad>", True, 0), ("<pad>", False, 2), ("</s>", True, 0)])
+def test_a_token_added_to_a_finished_model(tmp_path, capsys, token, special, code):
+    config = LlamaConfig(16, 24, 1, 2, vocab_size=257)
+    folder = write_folder(tmp_path / "theirs", dense_weights(config), config, eos_token_id=[0, 2])
+    inner = make_tokenizer("bytes", [], 257).inner
+    inner.add_tokens([tokenizers.AddedToken(token, special=special)])
+    inner.save(str(folder / "tokenizer.json"))
+    flags = job(tmp_path, steps=1, method="full", from_hf=folder, config=None, tokenizer=None, rank=None, delta=None)
+    assert run_command(train.main, flags) == code
+    if code:
+        assert "has 258 ids, the model's vocab_size is 257; give another tokenizer" in capsys.readouterr().err
+        return
+    run = str(tmp_path / "run")
+    assert run_command(train.main, ["--resume", run, "--steps", "2"]) == 0
+    assert run_command(evaluate.main, [run]) == 0
+    assert run_command(generate.main, [run, "--tokens", "3", "--prompt", f"a {token} b"]) == 0
