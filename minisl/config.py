@@ -2,9 +2,12 @@
 
 import argparse
 import math
+import os
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+
+import numpy as np
 
 from minisl import methods
 from minisl.backend import DEVICES, PRECISIONS
@@ -115,7 +118,8 @@ class Settings:
         """Raise InputError for the first value that cannot be."""
         for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
-            if not isinstance(value, int | float if f.type is float else f.type):
+            right = isinstance(value, int | float if f.type is float else f.type)
+            if not right or (isinstance(value, bool) and f.type is not bool):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 raise InputError(f"{name} {value}: unknown; allowed: {', '.join(f.metadata['choices'])}")
@@ -258,12 +262,21 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
     return settings, set(given) - set(own) | {"method_options"}
 
 
+def plain(value):
+    """A value from Python as JSON has it: a path as a string, NumPy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def settings_from(given):
     """Settings from the flags that were given, as a dictionary. Later wins: defaults, --tiny, flags.
 
     Raises InputError: an unknown flag, a value that cannot be, nothing to train.
     """
-    given = dict(given)
+    given = {name: plain(value) for name, value in given.items()}
     if isinstance(given.get("data"), str):  # from Python
         given["data"] = [given["data"]]
     method = given.get("method", Settings.method)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from test_hf import dense_weights, write_folder
@@ -12,7 +13,9 @@ from test_train import job, run_command
 
 import minisl
 from minisl import checkpoint, evaluate, generate, train
+from minisl.config import plain, settings_from
 from minisl.data import make_tokenizer
+from minisl.errors import InputError
 from minisl.nn import LlamaConfig
 
 ROOT = Path(minisl.__file__).parents[1]
@@ -98,6 +101,30 @@ def test_resume_takes_the_text_under_another_name_and_no_other(begun, capsys):
     assert run_command(evaluate.main, [str(run)]) == 0
     assert run_command(train.main, ["--resume", str(run), "--config", "another.json", "--steps", "4"]) == 2
     assert "it cannot go on with another.json" in capsys.readouterr().err
+
+
+# Settings from Python
+
+
+def test_paths_and_numbers_of_numpy_are_what_a_command_line_has(tmp_path):
+    job(tmp_path)
+    given = {"config": tmp_path / "model.json", "data": (tmp_path / "text.txt",), "tokenizer": Path("bytes"), "seq_len": 16,
+             "steps": np.int64(1), "lr": np.float32(0.5), "seed": np.array(3), "per_layer": np.bool_(True),
+             "batch_size": np.uint8(4), "rank": 4, "method": "sst", "every": np.int16(9), "out": tmp_path / "run",
+             "max_spike": np.float64(9)}
+    state = checkpoint.load_state(train.pretrain(**given))
+    wanted = {name: plain(value) for name, value in given.items() if name != "every"}
+    assert state["settings"] == state["settings"] | wanted | {"method_options": {"every": 9}}
+    assert wanted["data"] == [str(tmp_path / "text.txt")]
+    assert settings_from(given | {"data": tmp_path / "text.txt"}).data == wanted["data"]
+    assert settings_from(given | {"tokenizer": "bytes", "norms_of": tmp_path, "schedule": "refined"}).norms_of == str(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", True), ("lr", True), ("steps", np.float64(1)), ("config", b"model.json"),
+                                             ("data", [3]), ("data", {"a"}), ("lr", np.float32("nan"))])
+def test_what_is_no_path_or_number_is_still_refused(name, value):
+    with pytest.raises(InputError, match=f"--{name}"):
+        settings_from({"tiny": True, name: value})
 
 
 # A model of transformers whose tokenizer has an id more than the model
