@@ -12,7 +12,7 @@ from test_hf import dense_weights, write_folder
 from test_train import job, run_command
 
 import minisl
-from minisl import checkpoint, evaluate, generate, train
+from minisl import checkpoint, doctor, evaluate, generate, kernels, train
 from minisl.config import plain, settings_from
 from minisl.data import make_tokenizer
 from minisl.errors import InputError
@@ -146,3 +146,30 @@ def test_a_token_added_to_a_finished_model(tmp_path, capsys, token, special, cod
     assert run_command(train.main, ["--resume", run, "--steps", "2"]) == 0
     assert run_command(evaluate.main, [run]) == 0
     assert run_command(generate.main, [run, "--tokens", "3", "--prompt", f"a {token} b"]) == 0
+
+
+# The doctor
+
+
+def test_doctor_tells_of_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MINISL_COST", str(tmp_path / "cost.json"))
+    assert doctor.caches_line() == f"{tmp_path / 'minisl'}; --algorithm auto decides by constants built in"
+    (tmp_path / "cost.json").write_text('{"cpu": {"g": 1e-12}}')
+    assert doctor.caches_line().endswith("constants measured here")
+    (tmp_path / "cost.json").write_text("{")
+    assert "cost.json: not a calibration" in doctor.caches_line()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert doctor.caches_line().endswith("; fix: set XDG_CACHE_HOME to one that can")
+    monkeypatch.setattr(doctor, "can_be_written", lambda folder: False)
+    assert "this folder cannot be written; fix" in doctor.disk_line()
+
+
+@pytest.mark.skipif(not kernels.numba_status()[0], reason=kernels.numba_status()[1])
+def test_doctor_tells_of_numba(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
+    assert doctor.numba_line().endswith("no folder for them can be written; fix: set NUMBA_CACHE_DIR to one that can")
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    monkeypatch.setattr(doctor, "numba_status", kernels.numba_status.__wrapped__)
+    assert doctor.numba_line() == "none: NUMBA_DISABLE_JIT is set; fix: unset it; training runs on NumPy, slower"

@@ -58,9 +58,8 @@ def calibration_file():
     return cache_folder() / "cost.json"
 
 
-@cache
-def calibration():
-    """backend -> its constants, as measured on this machine; {}, with a line on stderr, where the file cannot be used."""
+def read_calibration():
+    """(backend -> its constants as measured on this machine, or {}; why the file cannot be used, or "")."""
     path = calibration_file()
     try:
         found = json.loads(path.read_text())
@@ -69,15 +68,23 @@ def calibration():
                 raise ValueError(f"{backend} has no constants")
             if not all(isinstance(v, float) and 0 <= v < 1 for v in values.values()):
                 raise ValueError("a constant is no number between 0 and 1")
-        return found
+        return found, ""
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return {}, ""
     except OSError as error:
-        why = f"cannot be read ({error.strerror})"
+        return {}, f"{path}: cannot be read ({error.strerror}); the built-in constants are used"
     except (ValueError, AttributeError, RecursionError) as error:
-        why = f"not a calibration ({error}); delete it, or python -m minisl.bench --calibrate"
-    print(f"{path}: {why}; the built-in constants are used", file=sys.stderr)
-    return {}
+        return {}, (f"{path}: not a calibration ({error}), the built-in constants are used; fix: delete it, or python -m "
+                    "minisl.bench --calibrate")
+
+
+@cache
+def calibration():
+    """What `read_calibration` finds; why it finds nothing is a line on stderr, once."""
+    found, why = read_calibration()
+    if why:
+        print(why, file=sys.stderr)
+    return found
 
 
 def constants(backend):
