@@ -201,6 +201,8 @@ class Checkpoint:
             wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
             if state["processes"] < 1 or not isinstance((state.get("best") or {"step": 0})["step"], int):
                 wrong.append("processes or best")
+            if not isinstance(state["corpus"].get("folder"), str | None):
+                wrong.append("corpus")
         except (KeyError, TypeError, AttributeError, InputError) as error:
             wrong = [str(error)]
         if wrong:

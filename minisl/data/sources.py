@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from minisl.backend import generator
@@ -92,8 +93,8 @@ def located(sources, folder):
     def absolute(source):
         if not source or source in NAMED or hub.parse_name(source) or Path(source).is_absolute():
             return source
-        whole = Path(folder, source)
-        return str(whole if whole.exists() else Path(glob.escape(folder), source))  # else a pattern
+        whole = os.path.join(folder, source)
+        return whole if os.path.exists(whole) else os.path.join(glob.escape(folder), source)  # else a pattern
 
     return [absolute(source) for source in sources]
 

@@ -27,7 +27,8 @@ def compiled(**options):
 
     def decorate(function):
         dispatcher = njit(**options)(function)
-        dispatcher._cache = kept(function) or dispatcher._cache  # as cache=True does
+        if cache := kept(function):
+            dispatcher._cache = cache  # as cache=True does
         return dispatcher
 
     return decorate
