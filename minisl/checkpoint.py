@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from minisl.config import Settings
-from minisl.data import make_tokenizer
+from minisl.data import located, make_tokenizer, open_data
 from minisl.errors import InputError
 from minisl.files import sha256, to_disk
 from minisl.methods import build_model
@@ -50,7 +50,8 @@ def save(run, config, tokenizer, model, moments, state):
     config: LlamaConfig; moments: name -> array, the optimizer's state; state: for state.json, with "step" and "settings". A
     checkpoint of the same step is replaced.
     """
-    settings, metadata = state["settings"], {"format": "pt", "step": str(state["step"])}  # "pt": transformers asks for it
+    settings = state["settings"]
+    metadata = {"format": "pt"}  # transformers asks for it; of several, the library writes a different one first each time
     made_of = {"method": settings["method"], "options": settings, "dtype": settings["dtype"]}
     folder = Path(run) / f"step-{state['step']:08d}"
     temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}{end}") for end in ("", ".old"))
@@ -200,6 +201,8 @@ class Checkpoint:
             wrong = [k for k, kind in STATE.items() if not isinstance(state[k], kind)]
             if state["processes"] < 1 or not isinstance((state.get("best") or {"step": 0})["step"], int):
                 wrong.append("processes or best")
+            if not isinstance(state["corpus"].get("folder"), str | None):
+                wrong.append("corpus")
         except (KeyError, TypeError, AttributeError, InputError) as error:
             wrong = [str(error)]
         if wrong:
@@ -268,6 +271,34 @@ def load_state(path):
     Raises InputError: no run, damaged.
     """
     return find(path).state
+
+
+def open_data_of(found, run, sources, **options):
+    """(the Data that a run was trained on, its sources): looked for here and, where that is not it, where the run began, and the
+    hash decides. options: of `open_data`. Sources found here alone are returned with whole paths. Raises InputError.
+    """
+    here, began = folder_here(), found.state["corpus"].get("folder")
+
+    def opened(sources):
+        data = open_data(sources, **options)
+        check_corpus(found.state, data.sha256, data.name, run)
+        if data.sha256 is None:  # a stream, which tells by its position whether it is the same
+            data.batches.restore(found.state["data"])
+        return data
+
+    try:
+        return opened(sources), sources if here == began or not here else located(sources, here)
+    except InputError:
+        if began and (there := located(sources, began)) != sources:
+            with suppress(InputError):
+                return opened(there), sources
+        raise
+
+
+def folder_here():
+    """The folder this process is in, which relative paths start from; None where it has been removed."""
+    with suppress(OSError):
+        return os.getcwd()
 
 
 def check_corpus(state, sha256, name, run):

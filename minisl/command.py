@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 def run_command(command, argv=None):
     """Exit code of `command(argv)`: what it returns, or after one line on stderr 2 for bad input, 1 for training that cannot
     go on or a machine that cannot (disk full, too little memory), 130 for Ctrl-C."""
+    open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without a character for it shows its code
     try:
@@ -44,6 +45,17 @@ def run_command(command, argv=None):
         return 141
     except (TrainingError, OSError, MemoryError) as error:
         return complain(error, 1)
+
+
+def open_streams():
+    """What of stdin, stdout and stderr is closed (`2>&-`, a Windows program without a console) is opened to nowhere: a message
+    must not end a run, nor a run's file get the number 2, where libraries write what they have to say."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def complain(error, code):

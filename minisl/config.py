@@ -2,9 +2,12 @@
 
 import argparse
 import math
+import os
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+
+import numpy as np
 
 from minisl import methods
 from minisl.backend import DEVICES, PRECISIONS
@@ -26,7 +29,7 @@ TINY = {
     "parts": 2, "rank": 32, "delta": 0.03, "alpha": 16.0, "lr": 3e-3, "steps": 600, "eval_every": 150, "save_every": 200,
 }
 # What may differ when a run is resumed: the rest decides what is being trained.
-MAY_CHANGE = {"resume", "out", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
+MAY_CHANGE = {"resume", "out", "data", "steps", "eval_every", "save_every", "keep", "on_nan", "max_spike", "algorithm", "backend",
               "device", "threads", "activation_checkpointing", "matmul_precision", "keep_blas", "data_workers",
               "shard_optimizer", "tensorboard", "total_batch_size", "max_train_tokens"}
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
@@ -173,7 +176,8 @@ class Settings:
         """Raise InputError for the first value that cannot be, whatever the others are."""
         for f in FLAGS:
             name, value = "--" + f.name.replace("_", "-"), getattr(self, f.name)
-            if not isinstance(value, int | float if f.type is float else f.type) or (type(value) is bool and f.type is not bool):
+            right = isinstance(value, int | float if f.type is float else f.type)
+            if not right or (isinstance(value, bool) and f.type is not bool):
                 raise InputError(f"{name} {value!r}: must be {getattr(f.type, '__name__', f.type)}")
             if f.metadata["choices"] and value is not None and value not in f.metadata["choices"]:
                 known = NOT_HERE.get(name, {}).get(value)
@@ -324,12 +328,21 @@ def parse(argv, prog="python -m minisl.train", description="Pretrain a LLaMA wit
     return settings, set(given) - set(own) | {"method_options"}
 
 
+def plain(value):
+    """A value from Python as JSON has it: a path as a string, NumPy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def settings_from(given):
     """Settings from the flags that were given, as a dictionary. Later wins: defaults, --tiny, flags.
 
     Raises InputError: an unknown flag, a value that cannot be, nothing to train.
     """
-    given = dict(given)
+    given = {name: plain(value) for name, value in given.items()}
     if isinstance(given.get("data"), str):  # from Python
         given["data"] = [given["data"]]
     method = given.get("method", Settings.method)

@@ -181,7 +181,10 @@ class MPI(Alone):
     def abort(self, code):
         sys.stdout.flush()
         sys.stderr.flush()
-        self.library.COMM_WORLD.Abort(code)
+        try:
+            self.library.COMM_WORLD.Abort(code)
+        finally:  # it may return before this process is ended
+            os._exit(code)
 
     def threads(self):
         return self.share

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from minisl.backend import cuda_status
 from minisl.blas import better_kernels, numpy_blas
 from minisl.command import Parser, run_command
 from minisl.errors import InputError
+from minisl.files import cache_folder
 from minisl.kernels import numba_status
+from minisl.kernels.cost import read_calibration
 from minisl.parallel import cores
 
 
@@ -89,7 +92,29 @@ def numba_line():
     module, why = numba_status()
     if module is None:
         return f"none: {why}; training runs on NumPy, slower"
-    return f"{why.removeprefix('Numba ')}, its kernels (--backend cpu) run on {cores()} cores"
+    from minisl.kernels.cpu import jit, rows
+
+    line = f"{why.removeprefix('Numba ')}, its kernels (--backend cpu) run on {cores()} cores"
+    if jit.kept(rows.square_sum.py_func):
+        return line
+    return f"{line}, compiled at each start, as no folder for them can be written; fix: set NUMBA_CACHE_DIR to one that can"
+
+
+def caches_line():
+    """Where this user's caches are, whether they can be written, and which constants `--algorithm auto` decides by."""
+    folder, (found, why) = cache_folder(), read_calibration()
+    line = f"{folder}; " + (why or f"--algorithm auto decides by constants {'measured here' if found else 'built in'}")
+    if can_be_written(folder):
+        return line
+    return f"{line}; the folder cannot be written, the emulator compiles at each start; fix: set XDG_CACHE_HOME to one that can"
+
+
+def can_be_written(folder):
+    """Can files be made in a folder, or a folder of this name?"""
+    folder = Path(folder).absolute()
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def gpu_line():
@@ -143,12 +168,14 @@ def installed(*packages):
 def disk_line():
     """How much room is here."""
     free = shutil.disk_usage(".").free
+    if not can_be_written("."):
+        return f"{free / 1e9:.1f} GB free, but this folder cannot be written; fix: go to one that can, or give --out"
     return f"{free / 1e9:.1f} GB free here" + ("" if free > 1e9 else "; fix: free some, a run needs room for its checkpoints")
 
 
 LINES = {"Python": python_line, "packages": packages_line, "BLAS": blas_line, "threads": threads_line, "Numba": numba_line,
-         "GPU": gpu_line, "cuda": cuda_line, "emulator": emulator_line, "numba-cuda": numba_cuda_line, "NVRTC": nvrtc_line,
-         "disk": disk_line}
+         "caches": caches_line, "GPU": gpu_line, "cuda": cuda_line, "emulator": emulator_line, "numba-cuda": numba_cuda_line,
+         "NVRTC": nvrtc_line, "disk": disk_line}
 
 
 def main(argv):

@@ -72,11 +72,11 @@ def main(argv):
         n_bytes = bytes_of(documents)
     else:
         same = {k: settings[k] for k in ("seq_len", "seed", "protocol", "text_field", "validation_documents")}
-        data = open_data(args.data or settings["data"], tokenizer, found.config.vocab_size, batch_size=batch_size, **same)
-        if not args.data:
-            checkpoint.check_corpus(found.state, data.sha256, data.name, Path(args.run))
-            if data.sha256 is None:  # a stream, which tells by its position whether it is the same
-                data.batches.restore(found.state.get("data"))
+        same |= {"tokenizer": tokenizer, "vocab_size": found.config.vocab_size, "batch_size": batch_size}
+        if args.data:
+            data = open_data(args.data, **same)
+        else:
+            data, _ = checkpoint.open_data_of(found, Path(args.run), settings["data"], **same)
         name, batches, n_bytes, notes = data.name, data.validation(), data.validation_bytes, data.notes
     for line in notes:
         print(line, file=sys.stderr)

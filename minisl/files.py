@@ -124,6 +124,15 @@ def to_disk(path):
         os.close(descriptor)
 
 
+def cache_folder():
+    """Where this user's caches are: minisl/ in $XDG_CACHE_HOME, or in ~/.cache. It need not be there, nor be one that can be read
+    or written."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minisl"
+    except RuntimeError:  # a user without a home: nothing is found there, and nothing kept
+        return Path(os.devnull) / "minisl"
+
+
 def sha256(path):
     """A file's SHA-256, in hexadecimal."""
     with open(path, "rb") as file:

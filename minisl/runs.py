@@ -1,5 +1,6 @@
 """Which folder a run has, what it goes on from, and how it is asked to stop."""
 
+import os
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from minisl.config import FLAGS, MAY_CHANGE, Settings
 from minisl.errors import InputError
 
 MINE = {"metrics.jsonl", "loss.png", "sample.txt", "train.log", "tensorboard", lock.NAME}  # beside checkpoints
+PATHS = {"config", "from_hf", "norms_of", "tokenizer"}  # flags that name a file or folder, which has other names elsewhere
 
 
 def choose(settings):
@@ -70,7 +72,7 @@ def resumed_settings(settings, given, found, run):
     asked = {name: getattr(settings, name) for name in mine - MAY_CHANGE} | settings.method_options
     has["batch_size"] //= found.state["processes"]  # what each of those that began the run had
     for name in sorted(asked, key=lambda name: (name != "method", name)):
-        if asked[name] != has[name]:
+        if asked[name] != has[name] and not (name in PATHS and same_path(asked[name], has[name], found)):
             raise InputError(f"--resume {run}: that run has --{name.replace('_', '-')} {has[name]}, it cannot go on with "
                              f"{asked[name]}")
     for name in MAY_CHANGE & mine:
@@ -78,6 +80,12 @@ def resumed_settings(settings, given, found, run):
     saved.resolve(mine | {"accumulate"})  # its batch is already that of all processes
     saved.check()
     return saved
+
+
+def same_path(asked, had, found):
+    """Is what is asked for, from here, the file or folder that a run had, from where it was?"""
+    before = found.state["corpus"].get("folder")
+    return bool(asked and had and before) and os.path.realpath(asked) == os.path.realpath(os.path.join(before, had))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from minisl import checkpoint, files, hf, kernels, methods, optim, runs, summary
 from minisl.backend import IGNORE_LABEL, choose_device, generator, keep_freed_memory, matmul_precision, read
 from minisl.blas import restart_with_better_kernels
 from minisl.callbacks import Callbacks, TensorBoard, checked
-from minisl.command import run_command
+from minisl.command import open_streams, run_command
 from minisl.config import parse, settings_from
 from minisl.data import open_data
 from minisl.distributed import Alone, join
@@ -53,11 +53,16 @@ class Trainer:
 
         # Text -> tokens -> batches
         self.config = found.config if found else settings.model_config()
-        self.data = open_data(
-            settings.data, found.tokenizer() if found else settings.tokenizer, self.config.vocab_size,
-            batch_size=settings.batch_size, seq_len=settings.seq_len, seed=settings.seed, protocol=settings.protocol,
-            share=(group.rank, group.size), workers=settings.data_workers, folder=run, text_field=settings.text_field,
-            validation_documents=settings.validation_documents, corpus=corpus)
+        options = {
+            "tokenizer": found.tokenizer() if found else settings.tokenizer, "vocab_size": self.config.vocab_size,
+            "batch_size": settings.batch_size, "seq_len": settings.seq_len, "seed": settings.seed, "protocol": settings.protocol,
+            "share": (group.rank, group.size), "workers": settings.data_workers, "folder": run, "corpus": corpus,
+            "text_field": settings.text_field, "validation_documents": settings.validation_documents}
+        if found:
+            self.data, settings.data = checkpoint.open_data_of(found, run, settings.data, **options)
+        else:
+            self.data = open_data(settings.data, **options)
+        self.began_in = (found and found.state["corpus"].get("folder")) or checkpoint.folder_here()
         self.config.bos_token_id = self.config.eos_token_id = self.data.tokenizer.end
 
         # Model and optimizer
@@ -65,7 +70,6 @@ class Trainer:
         self.schedule, self.factors = refined_schedule(settings, found)
         self.build(None if found else settings.from_hf)
         if found:
-            checkpoint.check_corpus(found.state, self.data.sha256, self.data.name, run)
             self.data.batches.restore(found.state["data"])
             self.restore(found)
         self.workers = Workers(settings.parts if xp is np else 1)
@@ -248,7 +252,7 @@ class Trainer:
         s = self.settings
         state = {**self.at, "data": position, "settings": s.to_dict(), "schedule": self.schedule,
                  "rng": {"seed": s.seed, "note": "every stream is a function of the seed, its purpose and its position"},
-                 "corpus": {"name": self.data.name, "sha256": self.data.sha256},
+                 "corpus": {"name": self.data.name, "sha256": self.data.sha256, "folder": self.began_in},
                  "versions": {"python": platform.python_version(), "numpy": np.__version__, "minisl": minisl.__version__}}
         self.metrics.sync()
         try:
@@ -338,6 +342,7 @@ def pretrain(callbacks=(), **flags):
     cannot be, TrainingError where training cannot go on, and once all is saved KeyboardInterrupt for Ctrl-C, SystemExit for
     SIGTERM.
     """
+    open_streams()
     callbacks = checked(callbacks)
     run, number = run_of(settings_from(flags), set(flags), callbacks)
     if number == signal.SIGINT:

@@ -188,7 +188,7 @@ def test_config_that_is_a_folder(refuse_training, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--vocab-size=256"], ("--tokenizer bytes", "257 ids", "give --vocab-size 257")),
+    (["--vocab-size=256"], ("--tokenizer bytes", "257 ids", "with --vocab-size 257")),
     (["--tokenizer=bpe", "--vocab-size=256"], ("--vocab-size 256", "at least 257")),
     (["--tokenizer=nowhere.json"], ("--tokenizer nowhere.json", "bytes, bpe, or a tokenizer.json")),
     (["--tokenizer=FOLDER"], ("no such file", "bytes, bpe, or a tokenizer.json")),

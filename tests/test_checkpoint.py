@@ -243,8 +243,13 @@ def check_chosen(folder):
         assert chosen(out="left") == "left"  # killed before its first checkpoint
 
 
-CHECKS = (check_order, check_found, check_sums, check_best, check_pruned, check_tidied, check_replacing, check_metrics,
-          check_chosen, check_kept_where_replacing_fails, check_set_aside)
+def check_same_bytes(folder):
+    """Twice the same is twice the same files."""
+    assert len({(written(new(folder), 3) / checkpoint.SUMS).read_text() for _ in range(8)}) == 1
+
+
+CHECKS = (check_order, check_same_bytes, check_found, check_sums, check_best, check_pruned, check_tidied, check_replacing,
+          check_metrics, check_chosen, check_kept_where_replacing_fails, check_set_aside)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -263,6 +268,7 @@ def all_checks():
 
 SAVE, FIND, INIT, REPLACING = checkpoint.save, checkpoint.find, checkpoint.Checkpoint.__init__, files.replacing.__wrapped__
 test_mutants = mutant_tests([
+    (SAVE, '{"format": "pt"}', '{"format": "pt", "step": str(state["step"])}'),
     (SAVE, 'for name in (*FILES, SUMS, ""):', 'for name in (*FILES, SUMS):'),
     (SAVE, 'for name in (*FILES, SUMS, ""):', 'for name in ("state.json",):'),
     (SAVE, "        to_disk(run)\n", ""),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import distributed_job
 import numpy as np
@@ -109,6 +110,19 @@ def test_failing_process_ends_all(how, code, line):
     assert found == code
     assert line in out + err
     assert ("Traceback" in err) == (how == "exception")
+
+
+def test_abort_never_returns_whatever_mpi_does(monkeypatch):
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    group = object.__new__(distributed.MPI)
+    group.rank, group.size = 1, 2
+    group.library = SimpleNamespace(COMM_WORLD=SimpleNamespace(Abort=lambda code: None))
+    with pytest.raises(SystemExit) as ended, group.guard():
+        raise InputError("no such weights")
+    assert ended.value.code == 2
 
 
 def test_stop_is_agreed_on_and_signals_reach_all(tmp_path):

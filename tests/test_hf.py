@@ -390,8 +390,8 @@ def test_folder_that_is_none(tmp_path):
     refused(lambda: hf.read_config(tmp_path), "config.json: no such file")
     refused(lambda: hf.read_weights(tmp_path), "has neither model.safetensors nor")
     refused(lambda: hf.tokenizer_file(tmp_path), "tokenizer.json: no such file", "--tokenizer")
-    write_folder(tmp_path, {}, model_type="mistral")
-    refused(lambda: hf.read_config(tmp_path), "model_type is 'mistral'")
+    write_folder(tmp_path, {}, model_type="qwen2")
+    refused(lambda: hf.read_config(tmp_path), "model_type is 'qwen2'; those understood are llama, mistral")
 
 
 def test_config_is_the_model_s(tmp_path):

@@ -506,8 +506,8 @@ CHOICE_MUTANTS = [
     (cost.features, "6 * n * nnz", "6 * nnz"),
     (cost.features, "5 * n * (width + out)", "5 * n * (width + 2 * out)"),
     (cost.features, '"w": width * out', '"w": width'),
-    (cost.constants.__wrapped__, "CONSTANTS[backend] | found", "found | CONSTANTS[backend]"),
-    (cost.constants.__wrapped__, "CONSTANTS[backend] | found", "found"),
+    (cost.constants, "CONSTANTS[backend] | calibration().get(backend, {})", "calibration().get(backend, {}) | CONSTANTS[backend]"),
+    (cost.constants, "CONSTANTS[backend] | ", ""),
 ]
 MUTANTS += [(f, old, new, choice_checks) for f, old, new in CHOICE_MUTANTS]
 

@@ -25,10 +25,14 @@ def main(argv):
     give.add_argument("--student", help="whose numbers are drawn (left out: student.txt beside the notebook)")
     give.add_argument("--to", metavar="JSON", help="write results as Gradescope reads them")
     args = parser.parse_args(argv)
-    graded = checked(args.notebooks) if args.command == "check" else given(args.paths, args.course, args.student)
-    if args.command == "grade":
+    if args.command == "check":
+        graded = checked(args.notebooks)
+    else:
+        graded, renamed = given(args.paths, args.course, args.student)
+        if renamed:
+            print(f"note: {renamed}", file=sys.stderr)
         if args.to:
-            write_text(args.to, json.dumps(grading.gradescope(graded), indent=1) + "\n")
+            write_text(args.to, json.dumps(grading.gradescope(graded, renamed), indent=1) + "\n")
         from minisl.course import fence  # is for Linux and macOS, as grading is
 
         if lacks := fence.lacking():
@@ -52,20 +56,28 @@ def checked(notebooks):
 
 
 def given(paths, course, student):
-    """Outcomes by assignment, of the notebooks in `paths`; printed as they come."""
-    known, found = grading.assignments(course), {}
+    """(outcomes by assignment, of the notebooks in `paths`, printed as they come; words about those that are not graded, or "").
+
+    An assignment's notebook is the one with its name. Others in a folder, not counting hidden ones, may be one that was renamed.
+    """
+    known, found, others = grading.assignments(course), {}, []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: there is no such file or folder")
-        files = [path] if path.is_file() else [file for file in sorted(path.rglob("*.ipynb")) if file.stem in known]
-        for file in files:
-            if file.stem in found:
+        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() == ".ipynb"):
+            if file != path and (file.stem not in known or file.suffix != ".ipynb"):
+                others += [file] * (not any(part.startswith(".") for part in file.relative_to(path).parts))
+            elif file.stem in found:
                 raise InputError(f"{file}: a second {file.name} (the first is {found[file.stem]}); grade one student at a time")
-            found[file.stem] = file
+            else:
+                found[file.stem] = file
+    wanted, renamed = ", ".join(f"{name}.ipynb" for name in known), ""
+    if others:
+        renamed = (f"not graded: {', '.join(map(str, others))}; only notebooks with these names are: {wanted}. If it is the one "
+                   "to grade, give it its name back")
     if not found:
-        wanted = ", ".join(f"{name}.ipynb" for name in known)
-        raise InputError(f"{' '.join(paths)}: no notebook of the course; looked for {wanted}")
-    return {name: shown(name, grading.grade_file(file, course, student)) for name, file in sorted(found.items())}
+        raise InputError(f"{' '.join(paths)}: no notebook of the course; " + (renamed or f"looked for {wanted}"))
+    return {name: shown(name, grading.grade_file(file, course, student)) for name, file in sorted(found.items())}, renamed
 
 
 def shown(name, outcomes):

@@ -61,11 +61,12 @@ def grade_file(path, course=COURSE, student=None):
     return grade(handout.read(Path(course) / "source" / path.stem / path.name), submitted, path.parent, student)
 
 
-def gradescope(graded):
-    """{assignment: outcomes} as the content of Gradescope's results.json."""
+def gradescope(graded, note=""):
+    """{assignment: outcomes} as the content of Gradescope's results.json; note: for the student, above the tests."""
     tests = [{"name": f"{name}: {outcome.task}", "score": outcome.earned, "max_score": outcome.points, "visibility": "visible",
               "status": "passed" if outcome.earned == outcome.points else "failed", "output": outcome.message}
              for name, outcomes in graded.items() for outcome in outcomes]
     seconds = sum(outcome.seconds for outcomes in graded.values() for outcome in outcomes)
     score = sum(test["score"] for test in tests)
-    return {"score": score, "execution_time": round(seconds), "visibility": "visible", "tests": tests}
+    result = {"score": score, "execution_time": round(seconds), "visibility": "visible", "tests": tests}
+    return result | ({"output": note} if note else {})

@@ -8,7 +8,7 @@ from minisl.data.pieces import n_bytes
 from minisl.data.shards import open_shards
 from minisl.data.sources import digest, open_source
 from minisl.data.stream import Shuffled, Stream
-from minisl.data.tokenizers import Tokenizer, lost_text, make_tokenizer
+from minisl.data.tokenizers import Tokenizer, lost_text, make_tokenizer, needs
 from minisl.data.tokens import tokenize
 from minisl.errors import InputError
 
@@ -116,7 +116,7 @@ def in_memory(sources, text_field="text"):
 def tokenizer_of(kind, documents, vocab_size):
     """A Tokenizer of any kind that `open_data` takes. documents: a function, called only to train one."""
     if isinstance(kind, Tokenizer):
-        if kind.vocab_size > vocab_size:
+        if needs(kind, vocab_size):
             raise InputError(f"--vocab-size {vocab_size}: the tokenizer has {kind.vocab_size} ids")
         return kind
     return make_tokenizer(str(kind), documents() if kind == "bpe" else [], vocab_size)

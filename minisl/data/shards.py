@@ -20,7 +20,7 @@ from minisl.data.corpora import load_corpus
 from minisl.data.files import read_records
 from minisl.data.sources import HELD_OUT, digest, open_source
 from minisl.data.stream import CHARACTERS, DOCUMENTS
-from minisl.data.tokenizers import Tokenizer, load_tokenizer, lost_text, make_tokenizer
+from minisl.data.tokenizers import Tokenizer, load_tokenizer, lost_text, make_tokenizer, needs
 from minisl.data.workers import Pool, encode_here
 from minisl.errors import InputError
 from minisl.files import new_folder, sha256
@@ -188,7 +188,7 @@ class Prepared:
     def check_tokenizer(self, kind, vocab_size):
         """The shards' tokenizer. Raises InputError where the model has too few ids for it, or another was asked for."""
         tokenizer = load_tokenizer(self.folder / "tokenizer.json")
-        if tokenizer.vocab_size > vocab_size:
+        if needs(tokenizer, vocab_size):
             raise InputError(f"--data {self.folder}: its tokenizer has {tokenizer.vocab_size} ids; give --vocab-size "
                              f"{tokenizer.vocab_size}")
         if kind != "bpe":  # the default: the shards' own

@@ -1,12 +1,14 @@
 """What `--data` names: text that is held in memory, or shards of documents that are read as a stream."""
 
+import glob
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from minisl.backend import generator
 from minisl.data import hub
-from minisl.data.corpora import HOLD_OUT
+from minisl.data.corpora import HOLD_OUT, NAMED
 from minisl.data.files import ENDINGS, find_files, identity, is_stream, read_records, some
 from minisl.errors import InputError
 
@@ -100,6 +102,17 @@ class Source:
 def digest(text):
     """What tells held-out documents from others, and from copies of themselves."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def located(sources, folder):
+    """The sources, paths that are relative taken from this folder."""
+    def absolute(source):
+        if not source or source in NAMED or hub.parse_name(source) or Path(source).is_absolute():
+            return source
+        whole = os.path.join(folder, source)
+        return whole if os.path.exists(whole) else os.path.join(glob.escape(folder), source)  # else a pattern
+
+    return [absolute(source) for source in sources]
 
 
 def open_source(sources, field="text"):

@@ -187,10 +187,17 @@ def make_tokenizer(kind, documents, vocab_size):
         tokenizer = Tokenizer(byte_level(models.BPE({c: i + 1 for i, c in enumerate(alphabet())} | {END: 0}, [])))
     else:
         tokenizer = load_tokenizer(kind)
-    if tokenizer.vocab_size > vocab_size:
+    if needs(tokenizer, vocab_size):
         raise InputError(f"--tokenizer {kind}: has {tokenizer.vocab_size} ids, the model's vocab_size is {vocab_size}; "
-                         f"give --vocab-size {tokenizer.vocab_size} or another tokenizer")
+                         f"give another tokenizer, or a new model with --vocab-size {tokenizer.vocab_size}")
     return tokenizer
+
+
+def needs(tokenizer, vocab_size):
+    """Can a text here have an id of `vocab_size` or above? No text has those of special tokens, such as a <pad> that was added
+    when the model was done, but for the mark between documents."""
+    special = {i for i, token in tokenizer.inner.get_added_tokens_decoder().items() if token.special} - {tokenizer.end}
+    return any(i >= vocab_size and i not in special for i in tokenizer.inner.get_vocab().values())
 
 
 def load_tokenizer(path):

@@ -13,6 +13,10 @@ from minisl.hf.tensorfile import TensorFile
 from minisl.nn import LlamaConfig
 from minisl.nn.config import read_json
 
+# The model types that compute what a LLaMA does, and what transformers takes where their config.json does not say it.
+DEFAULTS = {"llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+                      "num_attention_heads": 32}}
+DEFAULTS["mistral"] = DEFAULTS["llama"] | {"intermediate_size": 14336, "num_key_value_heads": 8, "sliding_window": 4096}
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -38,8 +42,14 @@ def read_config(folder):
     """The LlamaConfig of a folder. Raises InputError: no such folder or file, or not a LLaMA."""
     content = read_json(inside(there(folder), "config.json"))
     path = Path(folder) / "config.json"
-    if content.get("model_type", "llama") != "llama":
-        raise InputError(f"{path}: model_type is {content['model_type']!r}; only 'llama' is understood")
+    kind = content.get("model_type", "llama")
+    if not isinstance(kind, str) or kind not in DEFAULTS:
+        raise InputError(f"{path}: model_type is {kind!r}; those understood are {', '.join(DEFAULTS)}")
+    content = DEFAULTS[kind] | content
+    if kind == "mistral" and content["sliding_window"] is not None:
+        raise InputError(f"{path}: sliding_window is {content['sliding_window']!r}; it must be null, attention here sees all "
+                         "that is before")
+    content.pop("sliding_window", None)
     return LlamaConfig.from_dict(content, where=str(path))
 
 

@@ -176,7 +176,7 @@ def running(backend, threads=None, say=lambda line: None, xp=np, dtype="float32"
                 say(f"no Numba kernels, NumPy is slower: {numba_status()[1]}")
             yield "NumPy"
         else:
-            cost.constants("cpu")  # a calibration file that cannot be read is said now, not in the first product
+            cost.calibration()  # one that cannot be used is said now, not in the first product
             with parallel.one_blas_thread(), chosen.module.announced(say):
                 count = threads or parallel.cores()
                 yield f"{numba_status()[1]} on {count} core{'s' * (count > 1)}"
@@ -192,6 +192,8 @@ def numba_status():
     except Exception as error:  # a Numba that does not load must not take NumPy down with it
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return None, f"Numba is installed but does not import ({why})"
+    if numba.config.DISABLE_JIT:
+        return None, "NUMBA_DISABLE_JIT is set; fix: unset it"
     try:
         loaded("cpu").square_sum([np.ones(1, np.float32)])  # does it compile?
         return loaded("cpu"), f"Numba {numba.__version__}"

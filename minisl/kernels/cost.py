@@ -21,10 +21,11 @@ of that.
 
 import json
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
-from minisl.errors import InputError
+from minisl.files import cache_folder
 
 CONSTANTS = {
     "cpu": {"g": 2.7e-12, "s": 1.2e-11, "c": 1.3e-10, "w": 5e-9, "o": 1.7e-4},
@@ -54,24 +55,38 @@ def calibration_file():
     """Where this user's constants are: $MINISL_COST, or minisl/cost.json in the folder for caches."""
     if "MINISL_COST" in os.environ:
         return Path(os.environ["MINISL_COST"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minisl" / "cost.json"
+    return cache_folder() / "cost.json"
+
+
+def read_calibration():
+    """(backend -> its constants as measured on this machine, or {}; why the file cannot be used, or "")."""
+    path = calibration_file()
+    try:
+        found = json.loads(path.read_text())
+        for backend, values in found.items():
+            if not isinstance(values, dict):
+                raise ValueError(f"{backend} has no constants")
+            if not all(isinstance(v, float) and 0 <= v < 1 for v in values.values()):
+                raise ValueError("a constant is no number between 0 and 1")
+        return found, ""
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ""
+    except OSError as error:
+        return {}, f"{path}: cannot be read ({error.strerror}); the built-in constants are used"
+    except (ValueError, AttributeError, RecursionError) as error:
+        return {}, (f"{path}: not a calibration ({error}), the built-in constants are used; fix: delete it, or python -m "
+                    "minisl.bench --calibrate")
 
 
 @cache
-def constants(backend):
-    """The constants of a backend: calibrated on this machine, or built in.
+def calibration():
+    """What `read_calibration` finds; why it finds nothing is a line on stderr, once."""
+    found, why = read_calibration()
+    if why:
+        print(why, file=sys.stderr)
+    return found
 
-    Raises InputError for a calibration file that cannot be used.
-    """
-    path = calibration_file()
-    try:
-        found = json.loads(path.read_text()).get(backend, {})
-        if not isinstance(found, dict):
-            raise ValueError(f"{backend} has no constants")
-        if not all(isinstance(v, float) and 0 <= v < 1 for v in found.values()):
-            raise ValueError("a constant is no number between 0 and 1")
-        return CONSTANTS[backend] | found
-    except FileNotFoundError:
-        return CONSTANTS[backend]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a calibration ({error}); delete it, or python -m minisl.bench --calibrate") from None
+
+def constants(backend):
+    """The constants of a backend: calibrated on this machine, or built in."""
+    return CONSTANTS[backend] | calibration().get(backend, {})

@@ -14,10 +14,12 @@ from minisl.command import Parser, run_command
 from minisl.config import Settings, parse
 from minisl.errors import InputError
 from minisl.memory import paper
-from minisl.memory.formula import at_peak, estimate
+from minisl.memory.formula import at_peak, estimate, has_first_phase
 from minisl.memory.measure import KINDS, measure
 from minisl.methods import Method
 from minisl.metrics import peak_memory
+
+NOT_WEIGHED = {"resume", "shard_optimizer"}
 
 
 def main(argv):
@@ -28,7 +30,11 @@ def main(argv):
         if rest or own.measure or own.method:
             raise InputError(f"{' '.join(['--paper', *rest])}: takes no other flag but --plot")
         return show_paper(own.plot)
-    jobs = [parse([*rest, "--method", name], prog="python -m minisl.memory")[0] for name in own.method or [Settings.method]]
+    parsed = [parse([*rest, "--method", name], prog="python -m minisl.memory") for name in own.method or [Settings.method]]
+    jobs, given = [settings for settings, _ in parsed], parsed[0][1]
+    if taken := sorted(given & NOT_WEIGHED):
+        raise InputError(f"--{taken[0].replace('_', '-')}: is not for this command, which weighs a new run of one process "
+                         "(--help lists its flags)")
     if jobs[0].device != "cpu":
         raise InputError(f"--device {jobs[0].device}: only the CPU's arrays can be told apart by kind; minisl.train says at its "
                          "end what it took of the GPU")
@@ -44,7 +50,7 @@ def main(argv):
 def flags():
     """The command's parser."""
     parser = Parser(prog="python -m minisl.memory", description="What a training step holds in memory, by kind.",
-                    epilog="and the flags of python -m minisl.train (--help there)")
+                    epilog="and the flags of python -m minisl.train (--help there), without --resume and --shard-optimizer")
     parser.add_argument("--method", "--peft_model", nargs="+", help="one or several (default: sltrain)")
     parser.add_argument("--measure", action="store_true", help="do two updates and weigh the arrays")
     parser.add_argument("--paper", action="store_true", help="table 2 and figure 3 of the paper; no other flag but --plot")
@@ -56,33 +62,34 @@ def flags():
 
 def show_estimates(jobs, own):
     """A column for each method; each kind when it is most, and the most there is at one moment."""
-    dtype, found = own.weights_dtype or jobs[0].dtype, {}
+    dtype, found, early = own.weights_dtype or jobs[0].dtype, {}, []
     for s in jobs:
-        found[s.method] = estimate(Method(s.method, s.to_dict()), config_of(s), s.batch_size, s.seq_len, dtype, s.optimizer,
-                                   own.index_bytes or 4, s.per_layer, s.activation_checkpointing)
+        method, config = Method(s.method, s.to_dict()), config_of(s)
+        phases = [estimate(method, config, s.batch_size, s.seq_len, dtype, s.optimizer, own.index_bytes or 4, s.per_layer,
+                           s.activation_checkpointing, first) for first in (False, True)[: 1 + has_first_phase(method, config)]]
+        found[s.method] = max(phases, key=lambda phase: phase["peak"])
+        early += [s.method] * (found[s.method] is not phases[0])
     s = jobs[0]
     print(f"Estimated MB: {described(s)}, {dtype}:" + "".join(f"{name:>16}" for name in found))
     for kind in (*KINDS, "peak"):
         print(f"  {kind:14}" + "".join(f"{e[kind] / 1e6:>16,.1f}" for e in found.values()))
     print("Each kind when it is most. Activations go as gradients come: the peak has the larger of the two.")
+    for name in early:
+        print(f"{name}: at the start of the run, where it holds more than later.")
     draw(own.plot, [{"label": name, "size": "", "published": None, "found": e} for name, e in found.items()], described(s))
 
 
 def show_measured(s):
-    """Measured and estimated, kind by kind."""
+    """Measured and estimated, kind by kind, in that phase of the run that holds more."""
     config, method = config_of(s), Method(s.method, s.to_dict())
+    two = has_first_phase(method, config)
     with kernels.running(s.backend, s.threads, lambda line: print(line, file=sys.stderr)) as on:
-        model = method.build(config, generator(s.seed, "init"), s.dtype)
-        model.model.activation_checkpointing = s.activation_checkpointing
-        optimizer = method.optimizer(model, s.lr, s.optimizer, s.weight_decay, s.seed)
-        if s.per_layer:
-            optimizer.update_in_backward()
-        ids = generator(s.seed, "data").integers(0, config.vocab_size, (s.batch_size, s.seq_len + 1))
-        found = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size),
-                        lambda step: method.before_step(model, optimizer, s.steps // 2 + step, s.steps, s.seed))
+        phases = [(measured(s, method, config, done), first) for done, first in ((s.steps // 2, False), (0, True))[: 1 + two]]
+    found, first = max(phases, key=lambda phase: phase[0]["peak"])
     expected = estimate(method, config, s.batch_size, s.seq_len, s.dtype, s.optimizer, 4, s.per_layer,
-                        s.activation_checkpointing)
-    print(f"{s.method}, {model.num_parameters():,} parameters, {described(s)}, {on}")
+                        s.activation_checkpointing, first)
+    when = f", at the {'start' if first else 'middle'} of the run" if two else ""
+    print(f"{s.method}, {found['parameters']:,} parameters, {described(s)}, {on}{when}")
     print(f"  {'MB':16}{'measured':>12}{'estimated':>12}{'off':>9}{'at peak':>12}")
     for kind in (*KINDS, "peak"):
         got = found["most"][kind] if kind != "peak" else found["peak"]
@@ -90,6 +97,19 @@ def show_measured(s):
         print(f"  {kind:16}{got / 1e6:>12,.1f}{expected[kind] / 1e6:>12,.1f}{off}{found[kind] / 1e6:>12,.1f}")
     if (peak := peak_memory()) is not None:
         print(f"  {'process':16}{peak / 1e6:>12,.1f} MB resident at its peak, with Python, libraries and this measurement")
+
+
+def measured(s, method, config, done):
+    """What `measure` finds after so many updates, and the number of parameters."""
+    model = method.build(config, generator(s.seed, "init"), s.dtype)
+    model.model.activation_checkpointing = s.activation_checkpointing
+    optimizer = method.optimizer(model, s.lr, s.optimizer, s.weight_decay, s.seed)
+    if s.per_layer:
+        optimizer.update_in_backward()
+    ids = generator(s.seed, "data").integers(0, config.vocab_size, (s.batch_size, s.seq_len + 1))
+    found = measure(model, optimizer, lambda: model.loss(ids[:, :-1], ids[:, 1:], 1 / ids[:, 1:].size),
+                    lambda step: method.before_step(model, optimizer, done + step, s.steps, s.seed))
+    return found | {"parameters": model.num_parameters()}
 
 
 def show_paper(plot):

@@ -119,3 +119,14 @@ def before_step(model, optimizer, step, steps, rng, *, rank, alpha, every, warm_
 
 def held(out_features, in_features, rank, alpha, every, warm_start, rewarm):
     return trained(out_features * rank, rank * in_features, frozen=out_features * in_features)
+
+
+def held_first(out_features, in_features, rank, alpha, every, warm_start, rewarm):
+    """In the full-rank start; None where there is none."""
+    adapters = out_features * rank + rank * in_features
+    return trained(out_features * in_features, frozen=adapters) if warm_start else None
+
+
+def put_first(layer):
+    """As it computes then."""
+    layer.train(True)

@@ -156,3 +156,14 @@ def held(out_features, in_features, rank, kind, blocks, guided):
     """Once the guide is dropped."""
     sizes = map(math.prod, shapes(out_features, in_features, rank, kind, blocks))
     return trained(*sizes, frozen=out_features * in_features + 1 if guided else 0)
+
+
+def held_first(out_features, in_features, rank, kind, blocks, guided):
+    """While the guide is there; None where there is none."""
+    sizes = map(math.prod, shapes(out_features, in_features, rank, kind, blocks))
+    return trained(*sizes, out_features * in_features, frozen=1) if guided else None
+
+
+def put_first(layer):
+    """As it computes then."""
+    layer.a = 0.5

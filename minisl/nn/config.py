@@ -14,9 +14,11 @@ IGNORED = {
     "minisl", "model_type", "output_attentions", "output_hidden_states", "pretraining_tp", "problem_type", "return_dict",
     "torch_dtype", "transformers_version", "use_cache",
 }
-# Keys that are understood for one value only.
 MOST_LAYERS = 4096  # a damaged file must not build modules for hours; the deepest known have 1,000
+# Keys that are understood for one value only, under the names it has.
 REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "rope_scaling": None}
+ALLOWED = {"hidden_act": ("silu", "swish"), "attention_bias": (False, None), "mlp_bias": (False, None),
+           "quantization_config": (None,), "partial_rotary_factor": (None, 1)}
 
 
 @dataclass
@@ -77,15 +79,26 @@ class LlamaConfig:
         given = dict(given)
         if "max_sequence_length" in given:  # the public SLTrain and GaLore configs
             given.setdefault("max_position_embeddings", given.pop("max_sequence_length"))
-        rope = given.pop("rope_parameters", None) or {}  # transformers 5, where it overrules rope_theta
-        if not isinstance(rope, dict) or any(rope.get(key, "default") != "default" for key in ("rope_type", "type")):
-            raise InputError(f"{where}: rope_parameters is {rope!r}; only the rope_type 'default' is understood")
-        given |= {k: v for k, v in rope.items() if k == "rope_theta"}
+        names = [name for name in ("rope_scaling", "rope_parameters") if given.get(name)]  # the first that says something counts
+        rope = given[names[0]] if names else {}
+        kinds = [rope.get(key, "default") for key in ("rope_type", "type")] if isinstance(rope, dict) else []
+        if kinds != ["default"] * 2 or any(isinstance(value, dict) for value in rope.values()):
+            raise InputError(f"{where}: {names[0]} is {rope!r}; only the rope_type 'default' is understood")
+        given |= {k: v for k, v in rope.items() if k in ("rope_theta", "partial_rotary_factor")}
         if given.get("num_key_value_heads") is None:
             given.pop("num_key_value_heads", None)
-        for key, only in REQUIRED.items():
-            if given.pop(key, only) != only:
-                raise InputError(f"{where}: {key} must be {only!r}")
+        if isinstance(eos := given.get("eos_token_id"), list) and all(type(i) is int for i in eos):
+            given["eos_token_id"] = eos[0] if eos else None  # a text ends here with the tokenizer's own mark
+        for key, allowed in ALLOWED.items():
+            if (value := given.get(key, allowed[0])) not in allowed:
+                raise InputError(f"{where}: {key} is {value!r}; it must be {allowed[0]!r}")
+        dropout = given.get("attention_dropout") or 0.0
+        if type(dropout) not in (int, float):
+            raise InputError(f"{where}: attention_dropout is {dropout!r}; it must be a number")
+        if dropout:
+            print(f"{where}: attention_dropout {dropout} is not known here: nothing is dropped", file=sys.stderr)
+        for key in (*REQUIRED, *ALLOWED, "rope_parameters"):
+            given.pop(key, None)
         known = {f.name: f for f in fields(cls)}
         head_dim = given.pop("head_dim", None)
         for key in [k for k in given if k not in known]:

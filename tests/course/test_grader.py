@@ -349,6 +349,28 @@ def test_grade_and_gradescope(course, capsys):
     assert "0.5 times" in results["tests"][0]["output"]
 
 
+def test_a_renamed_notebook_is_said_and_not_graded(course, capsys, monkeypatch):
+    monkeypatch.setattr(fence, "lacking", list)
+    right = (course / "ada" / "a1_sums.ipynb").read_text()
+    for name in (".ipynb_checkpoints/a1_sums-checkpoint.ipynb", "__MACOSX/._a1_sums.ipynb", "deep/notes.txt"):
+        (course / "ada" / name).parent.mkdir()
+        (course / "ada" / name).write_text(right)
+    assert main(["grade", "ada", "--course", "."]) == 0
+    assert capsys.readouterr().err == ""
+    for name in ("a1_sums (1).ipynb", "deep/A1_sums.IPYNB"):
+        (course / "ada" / name).write_text(right)
+    assert main(["grade", "ada", "--course", ".", "--to", "results.json"]) == 0
+    said = capsys.readouterr()
+    note = said.err.removeprefix("note: ").rstrip("\n")
+    assert note == ("not graded: ada/a1_sums (1).ipynb, ada/deep/A1_sums.IPYNB; only notebooks with these names are: "
+                    "a1_sums.ipynb. If it is the one to grade, give it its name back")
+    results = json.loads((course / "results.json").read_text())
+    assert (results["score"], results["output"]) == (5, note)
+    (course / "ada" / "a1_sums.ipynb").unlink()
+    with pytest.raises(InputError, match=r"ada: no notebook of the course; not graded: ada/a1_sums \(1\)\.ipynb"):
+        main(["grade", "ada", "--course", "."])
+
+
 @pytest.mark.parametrize(("lacks", "says"), [
     ([], ""),
     (["Landlock", "seccomp filter"], "note: this system has no Landlock and no seccomp filter, so answers can do more than "

@@ -195,7 +195,7 @@ def test_other_tokenizers_and_mixtures_are_refused(tmp_path):
     with made() as out:
         with pytest.raises(InputError, match="was made with another tokenizer"):
             opened(out, tokenizer=str(tmp_path / "t.json"), vocab_size=300)
-        with pytest.raises(InputError, match="give --vocab-size 257"):
+        with pytest.raises(InputError, match="--vocab-size 257"):
             opened(out, vocab_size=256)
         with pytest.raises(InputError, match="cannot be mixed"):
             open_data([str(out), "python-docs"], vocab_size=257, **SIZES)

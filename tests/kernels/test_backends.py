@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -89,6 +89,14 @@ def test_numpy_where_numba_does_not_work(no_numba):
     assert len(said) == 1
 
 
+@with_numba
+def test_numba_that_is_told_not_to_compile(monkeypatch):
+    import numba
+
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert numba_status.__wrapped__() == (None, "NUMBA_DISABLE_JIT is set; fix: unset it")
+
+
 def test_cpu_asked_for_where_numba_does_not_work(no_numba):
     with pytest.raises(InputError, match="backend cpu: Numba is not installed; use --backend numpy"), kernels.using("cpu"):
         pass
@@ -133,12 +141,12 @@ def test_compiling_is_announced_once_and_only_where_it_happens():
 @contextmanager
 def calibrated(text=None):
     """This text, or nothing, in the calibration file."""
-    cost.constants.cache_clear()
+    cost.calibration.cache_clear()
     with TemporaryDirectory() as folder, patch.dict(os.environ, MINISL_COST=str(Path(folder) / "cost.json")):
         if text is not None:
             cost.calibration_file().write_text(text)
         yield
-    cost.constants.cache_clear()
+    cost.calibration.cache_clear()
 
 
 FREE = dict.fromkeys(cost.CONSTANTS["cpu"], 0.0)
@@ -186,9 +194,29 @@ def test_built_in_constants_without_a_calibration():
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"cpu": 3}', *(f'{{"cpu": {{"g": {g}}}}}' for g in ('"x"', "-1.0", "NaN"))])
-def test_calibration_that_cannot_be_used(text):
-    with calibrated(text), pytest.raises(InputError, match=r"cost.json: not a calibration"):
-        cost.constants("cpu")
+def test_calibration_that_cannot_be_used_is_said_and_stops_nothing(text, capsys):
+    with calibrated(text):
+        assert cost.constants("cpu") == cost.constants("cpu") == cost.CONSTANTS["cpu"]
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cost.json: not a calibration" in line
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), IsADirectoryError(21, "Is a directory")])
+def test_calibration_in_the_home_of_another_user(error, monkeypatch, capsys):
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=error))
+    with calibrated():
+        assert cost.constants("cpu") == cost.CONSTANTS["cpu"]
+    assert capsys.readouterr().err.endswith(f"cost.json: cannot be read ({error.strerror}); the built-in constants are used\n")
+
+
+def test_a_user_without_a_home(monkeypatch, capsys):
+    monkeypatch.delenv("MINISL_COST")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    cost.calibration.cache_clear()
+    assert cost.constants("cpu") == cost.CONSTANTS["cpu"]
+    cost.calibration.cache_clear()
+    assert capsys.readouterr().err == ""
 
 
 def test_calibration_is_in_the_folder_for_caches(monkeypatch, tmp_path):

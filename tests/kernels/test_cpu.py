@@ -1,6 +1,7 @@
 """The cpu backend: NumPy's results at every size, NaN where NumPy has it, and the same bits on any number of cores."""
 
 import inspect
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,3 +109,46 @@ def test_exp_in_float32():
     assert exp(np.float32([np.nextafter(np.float32(-87), np.float32(-88)), -100, -1e30, -np.inf])).tolist() == [0, 0, 0, 0]
     assert (exp(np.float32([88.5, 1e4, 1e30, np.inf])) >= exp(np.float32([88]))).all()
     assert np.isnan(exp(np.float32([np.nan] * 20))).all()
+
+
+def twice(x):
+    return 2 * x
+
+
+@pytest.fixture
+def kept_in(monkeypatch, tmp_path):
+    """A folder of its own for compiled kernels."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_damaged_cache_is_compiled_again_and_replaced(kept_in):
+    from minisl.kernels.cpu.jit import compiled
+
+    assert compiled()(twice)(1) == 2
+    for index in kept_in.rglob("*.nbi"):
+        index.write_bytes(b"no pickle")
+    for hits in (0, 1):
+        again = compiled()(twice)
+        assert again(1) == 2
+        assert sum(again.stats.cache_hits.values()) == hits
+
+
+def test_cache_that_cannot_be_written_any_more(kept_in):
+    from minisl.kernels.cpu.jit import compiled
+
+    kernel = compiled()(twice)
+    shutil.rmtree(kept_in)
+    kept_in.write_text("")
+    assert kernel(1) == 2
+
+
+def test_no_folder_for_a_cache(kept_in, monkeypatch):
+    from minisl.kernels.cpu.jit import compiled
+
+    monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
+    kernel, said = compiled()(twice), []
+    with cpu.announced(said.append):
+        assert kernel(1) == 2
+    assert said == ["compiling the Numba kernels for this CPU, at each start, as no folder for them can be written; fix: set "
+                    "NUMBA_CACHE_DIR to one that can"]

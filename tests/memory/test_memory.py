@@ -138,9 +138,9 @@ def test_shapes_are_arrays_of_nothing():
 
 # Beside a real step
 
-def step(name, optimizer="adamw", per_layer=False, checkpointing=False):
-    """(measured, estimated) bytes of an update in the middle of a job."""
-    one = method(name)
+def step(name, optimizer="adamw", per_layer=False, checkpointing=False, first=False, **options):
+    """(measured, estimated) bytes of an update in the middle of a job, or at its start."""
+    one = method(name, **options)
     model = one.build(CONFIG, generator(0, "init"))
     model.model.activation_checkpointing = checkpointing
     moved = one.optimizer(model, 1e-3, optimizer)
@@ -148,8 +148,8 @@ def step(name, optimizer="adamw", per_layer=False, checkpointing=False):
         moved.update_in_backward()
     with kernels.using("cpu"):
         found = measure.measure(model, moved, lambda: model.loss(IDS[:, :-1], IDS[:, 1:], 1 / (B * T)),
-                                lambda k: one.before_step(model, moved, 6 + k, 12))
-    return found, formula.estimate(one, CONFIG, B, T, "float32", optimizer, 4, per_layer, checkpointing)
+                                lambda k: one.before_step(model, moved, k if first else 6 + k, 12))
+    return found, formula.estimate(one, CONFIG, B, T, "float32", optimizer, 4, per_layer, checkpointing, first)
 
 
 def agree(found, expected):
@@ -171,6 +171,21 @@ def test_estimate_is_what_is_measured(name, optimizer, per_layer):
 @pytest.mark.parametrize("name", ["relora", "galore"])
 def test_methods_that_act_before_a_step(name):
     agree(*step(name))
+
+
+def check_first_phases():
+    """A guide, or training in full rank, holds more than what comes after it."""
+    for name, some in (("structured_ffn", {"guided": 0.5}), ("relora", {"warm_start": 0.5})):
+        none = dict.fromkeys(some, 0.0)
+        assert formula.has_first_phase(method(name, **some), CONFIG)
+        assert not formula.has_first_phase(method(name, **none), CONFIG)
+        found, expected = step(name, first=True, **some)
+        agree(found, expected)
+        later, expected_later = step(name, **none)
+        agree(later, expected_later)
+        assert found["peak"] > later["peak"]
+        assert expected["peak"] > expected_later["peak"]
+    assert not formula.has_first_phase(method("full"), CONFIG)
 
 
 def check_per_layer():
@@ -212,7 +227,7 @@ def check_views_are_counted_once():
 
 COUNTED = (check_table, check_relora_and_galore_as_counted, check_figure, check_activations_by_hand, check_kept,
            check_views_are_counted_once)
-MEASURED = (check_per_layer, check_checkpointing)
+MEASURED = (check_per_layer, check_checkpointing, check_first_phases)
 
 
 @pytest.mark.parametrize("check", COUNTED)
@@ -251,6 +266,17 @@ def test_measured_beside_the_estimate(capsys):
         assert len(line.split()) == 4 or abs(float(line.split()[3].rstrip("%"))) <= 2, line
 
 
+@needs_numba
+def test_the_phase_that_holds_more_is_shown(capsys):
+    code, said = run(capsys, "--tiny", "--method", "structured_ffn", "full")
+    assert code == 0, said.err
+    assert said.out.splitlines()[-1] == "structured_ffn: at the start of the run, where it holds more than later."
+    assert float(said.out.splitlines()[-3].split()[1]) > 140
+    code, said = run(capsys, "--tiny", "--measure", "--batch-size", "2", "--seq-len", "32", "--method", "structured_ffn")
+    assert code == 0, said.err
+    assert said.out.splitlines()[0].endswith(", at the start of the run")
+
+
 def test_paper(capsys):
     """All tables, 7B among them, in the memory of a breath."""
     pytest.importorskip("resource")
@@ -274,6 +300,8 @@ def test_paper(capsys):
     (["--config", "61m"], "no such file"),
     (["--tiny", "--optimizer", "adafactor"], "use adamw"),
     (["--tiny", "--device", "cuda"], "only the CPU's arrays"),
+    (["--resume", "runs/001-sltrain"], "--resume: is not for this command"),
+    (["--tiny", "--shard-optimizer"], "--shard-optimizer: is not for this command"),
     (["--tiny", "--bogus"], "--bogus"),
 ])
 def test_bad_input_is_one_line(capsys, argv, words):
@@ -307,6 +335,9 @@ test_mutants = mutant_tests([
 ], *COUNTED)
 
 test_mutants_of_the_meter = needs_numba(mutant_tests([
+    (formula.activations, "if first:", "if False:"),
+    (formula.all_held, "if first else ()", "if False else ()"),
+    (formula.has_first_phase, "bool(phased(method)) and ", "bool(phased(method)) or "),
     (formula.activations, "inputs + block", "inputs"),
     (measure.measure, "fixed.append(nbytes(optimizer.arrays()))", "fixed.append(0)"),
     (measure.measure, '(a.dtype.kind == "f") == floats', "floats"),

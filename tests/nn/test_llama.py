@@ -137,7 +137,7 @@ class TestConfig:
         ({"hidden_size": True}, "hidden_size is True"), ({"hidden_size": 0}, "hidden_size is 0"), ({"hidden_size": 15}, "heads"),
         ({"hidden_size": 12}, "even width"), ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
         ({"rms_norm_eps": -1.0}, "eps"),
-        ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"), ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; it must be 'silu'"), ({"attention_bias": True}, "attention_bias"),
         ({"head_dim": 8}, "head_dim"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling"), ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
         ({"rope_parameters": {"type": "linear"}}, "linear"),

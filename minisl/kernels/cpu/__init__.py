@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 from numba.core import event
 
+from minisl.kernels.cpu import rows
 from minisl.kernels.cpu.fused import *  # noqa: F403  a backend has the fused ops too
+from minisl.kernels.cpu.jit import kept
 from minisl.kernels.cpu.product import *  # noqa: F403
 
 
@@ -19,7 +21,9 @@ class Announcement(event.Listener):
     def on_start(self, event):
         if not self.said:
             self.said = True
-            self.say("compiling the Numba kernels for this CPU, once; they are kept for the next time ...")
+            self.say("compiling the Numba kernels for this CPU, " + (
+                "once; they are kept for the next time ..." if kept(rows.square_sum.py_func) else
+                "at each start, as no folder for them can be written; fix: set NUMBA_CACHE_DIR to one that can"))
 
     def on_end(self, event):
         pass

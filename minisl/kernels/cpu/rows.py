@@ -7,12 +7,13 @@ from numba import njit
 from numba.extending import overload
 
 from minisl.backend import IGNORE_LABEL
+from minisl.kernels.cpu.jit import compiled
 from minisl.kernels.cpu.simd import LANES, highest, larger, load, store
 from minisl.kernels.numpy_fused import BLOCK
 
 # fastmath: sums may be split over vector lanes, a b + c be one instruction. No -ffinite-math: a NaN must stay one.
-kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
-exact = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)  # each operation rounded as NumPy rounds it
+kernel = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+exact = compiled(nogil=True, error_model="numpy")  # each operation rounded as NumPy rounds it
 part = njit(inline="always", error_model="numpy")  # of an exact kernel
 
 

@@ -5,12 +5,12 @@ its row and column: no gather, no search. Arrays of tokens are turned on the way
 """
 
 import numpy as np
-from numba import njit
 
+from minisl.kernels.cpu.jit import compiled
 from minisl.kernels.cpu.simd import LANES, fma, load, splat, store, total, transpose, transpose_add
 
 TILE = 64
-kernel = njit(nogil=True, cache=True, error_model="numpy")
+kernel = compiled(nogil=True, error_model="numpy")
 
 
 @kernel

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from minisl.errors import InputError
+from minisl.files import cache_folder
 
 HEADER, MACHINE = (Path(__file__).parent / name for name in ("cuda_on_cpu.h", "machine.h"))
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE",
@@ -38,21 +39,18 @@ def compiler():
 
 
 def build(code, defines, name, kernels):
-    """The path of the compiled library, kept for the next time. Raises CompileError, InputError."""
+    """The path of the compiled library, kept for the next time where that is possible. Raises CompileError, InputError."""
     text = DYNAMIC_SHARED.sub(r"\1* \2 = (\1*)cu::dynamic_shared;", code)
     text = "\n".join([f'#line 1 "{name}"', text, *(f"CU_KERNEL({kernel})" for kernel in kernels), ""])
     command = [compiler(), *FLAGS, *defines]
     key = hashlib.sha256(repr((command, text, HEADER.read_text(), MACHINE.read_text())).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minisl" / "emulator"
-    library = folder / f"{key}.so"
+    library = cache_folder() / "emulator" / f"{key}.so"
+    if os.access(library, os.R_OK):
+        return library
+    folder = writable(library.parent)
+    library = folder / library.name
     if library.exists():
         return library
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # can we write here?
-    except OSError as error:
-        raise InputError(f"compiled kernels are kept in {folder}, which cannot be written ({error.strerror}); "
-                         "fix: set XDG_CACHE_HOME to a folder that can") from None
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         linked = link(command, text, f"{scratch}/kernel")
         if initialiser(linked):
@@ -81,6 +79,22 @@ def initialiser(path):
     return tuple(at for begin, size, name in symbols(path)
                  if name.startswith(("_GLOBAL__sub_I_", "__static_initialization"))
                  for at in range(begin, begin + size))
+
+
+def writable(folder):
+    """The folder, or where it cannot be written one that goes when this process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return folder
+    except OSError:
+        return Path(not_kept().name)
+
+
+@cache
+def not_kept():
+    """A folder for what this process alone compiles."""
+    return tempfile.TemporaryDirectory(prefix="minisl-")
 
 
 @cache
