@@ -13,7 +13,7 @@ from minisl.kernels.numpy_fused import BLOCK
 
 # fastmath: sums may be split over vector lanes, a b + c be one instruction. No -ffinite-math: a NaN must stay one.
 kernel = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
-exact = compiled(nogil=True, error_model="numpy")  # each operation rounded as NumPy rounds it
+exact = compiled(nogil=True, error_model="numpy", fastmath=False)  # each operation rounded as NumPy rounds it
 part = njit(inline="always", error_model="numpy")  # of an exact kernel
 
 
