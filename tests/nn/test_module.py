@@ -9,7 +9,6 @@ from mutation import mutant_tests
 from minisl import Tensor, optim
 from minisl.nn import Linear, Module, Parameter
 from minisl.nn.module import _inside
-from minisl.optim.optimizer import Optimizer
 
 
 def linear(seed=0):
@@ -136,7 +135,6 @@ test_mutants = mutant_tests([
     (Module.replace_modules, "value |= {", "{"),
     (Module._parameter_places, "self._places()", "self.named_modules()"),
     (_inside, "yield from _inside", "yield from [(path, item)] or"),
-    (Optimizer.__init__, "first.setdefault(p, name)", "first[p] = name"),
     (optim.clip_grad_norm, "dict.fromkeys(parameters)", "list(parameters)"),
     (optim.grad_norm, "dict.fromkeys(parameters)", "parameters"),
 ], *CHECKS)
