@@ -83,7 +83,8 @@ class Rule:
 class Optimizer:
     """Moves every parameter by a rule of its own.
 
-    named_parameters: (name, Parameter) pairs; one without a gradient is left alone. lr: the rate of the next step.
+    named_parameters: (name, Parameter) pairs; one without a gradient is left alone, one of two names is moved once. lr: the rate
+    of the next step.
     rule_of(name, array): the parameter's Rule, asked for at its first gradient. by_rule: names of those that a method has its
     own rule for. Raises InputError: no parameters, two of one name, a rate or weight decay that cannot be.
     """
@@ -197,16 +198,21 @@ class Optimizer:
 
 
 def by_name(named_parameters):
-    """The pairs as a dictionary. Raises InputError for what are none, no pair at all, or two Parameters of one name."""
+    """The pairs as a dictionary, each Parameter under the first of its names. Raises InputError for what are no pairs, none at all,
+    or two Parameters of one name."""
     try:
         pairs = [(name, p) for name, p in named_parameters]
         possible = pairs and all(isinstance(name, str) and isinstance(p, Tensor) for name, p in pairs)
     except (TypeError, ValueError):
         possible = False
-    if not possible or len(dict(pairs)) < len({id(p) for _, p in pairs}):
+    first = {}
+    for name, p in pairs if possible else ():
+        first.setdefault(id(p), (name, p))
+    names = dict(first.values())
+    if not names or len(names) < len(first):
         raise InputError("an optimizer needs (name, Parameter) pairs, at least one, and a name for each, such as "
                          "model.named_parameters()")
-    return dict(pairs)
+    return names
 
 
 def not_negative(name, value):
