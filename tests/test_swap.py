@@ -261,7 +261,6 @@ test_mutants = mutant_tests([
     (swap.swap_linears, "isinstance(how, Method) and settings", "False"),
     (swap.swap_linears, "made.get(id(m.weight), m) if", "next(iter(made.values())) if"),
     (swap.check_tree, "isinstance(model, Linear)", "False"),
-    (swap.merge, "made[id(layer)] or layer", "(made[id(layer)] and dense(layer)) or layer"),
     (swap.merge, "if path.startswith(whole):", "if False:"),
     (swap.new_layer, "in_features, out_features, init", "out_features, in_features, init"),
     (swap.new_layer, "init.spawn(rng)", "__import__('numpy').random.default_rng(0)"),
