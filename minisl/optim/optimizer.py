@@ -198,7 +198,7 @@ class Optimizer:
 
 
 def by_name(named_parameters):
-    """The pairs as a dictionary, each Parameter under the first of its names. Raises InputError: no pairs, or one name for two."""
+    """As a dictionary, each Parameter under the first of its names. Raises InputError: no pairs, or one name for two."""
     try:
         pairs = [(name, p) for name, p in named_parameters]
         possible = pairs and all(isinstance(name, str) and isinstance(p, Tensor) for name, p in pairs)
