@@ -205,18 +205,20 @@ class Optimizer:
 
 
 def by_name(named_parameters):
-    """The pairs as a dictionary, a Parameter under the first of its names. Raises InputError for what are none, no pair at all,
-    or two Parameters of one name."""
+    """As a dictionary, each Parameter under the first of its names. Raises InputError: no pairs, or one name for two."""
     try:
         pairs = [(name, p) for name, p in named_parameters]
         possible = pairs and all(isinstance(name, str) and isinstance(p, Tensor) for name, p in pairs)
     except (TypeError, ValueError):
         possible = False
-    names = {p: name for name, p in reversed(pairs)} if possible else {}
-    if not possible or len(set(names.values())) < len(names):
+    first = {}
+    for name, p in pairs if possible else ():
+        first.setdefault(id(p), (name, p))
+    names = dict(first.values())
+    if not names or len(names) < len(first):
         raise InputError("an optimizer needs (name, Parameter) pairs, at least one, and a name for each, such as "
                          "model.named_parameters()")
-    return {name: p for name, p in pairs if names[p] == name}
+    return names
 
 
 def not_negative(name, value):
