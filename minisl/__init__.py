@@ -2,5 +2,5 @@
 
 from minisl.autograd import Tensor, gradcheck, no_grad
 
-__version__ = "0.7.0"
+__version__ = "0.7.1"
 __all__ = ["Tensor", "gradcheck", "no_grad"]
