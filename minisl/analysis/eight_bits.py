@@ -16,8 +16,8 @@ from minisl.plot import PALETTE, finish, pyplot
 
 
 def linear_map(signed):
-    """256 numbers from 0 to 1, or 255 from -1 to 1, evenly apart."""
-    return (np.arange(-127, 128) / 127 if signed else np.arange(256) / 255).astype(np.float32)
+    """256 numbers evenly apart, from 0 to 1 or from -128/127 to 1."""
+    return (np.arange(-128, 128) / 127 if signed else np.arange(256) / 255).astype(np.float32)
 
 
 MAPS = {"linear": linear_map, "dynamic": dynamic_map}

@@ -47,7 +47,7 @@ def test_a_gain_too_short_in_a_process_of_its_own():
     (lambda: ops.linear(tensor(2, 3, 5), tensor(4, 6)),
      ValueError, "linear: weight has shape (4, 6), must be (4, 5) beside x (2, 3, 5)"),
     (lambda: ops.linear(tensor(2, 5), tensor(4, 5, dtype=float)),
-     TypeError, "linear: weight is float64, must be float32 as x is"),
+     TypeError, "Linear: tensors of float32 and float64; all must have one dtype"),
     (lambda: ops.linear(tensor(2, 5), [1.0]), TypeError, "linear: weight must be an array, got list"),
     (lambda: ops.linear(Tensor(np.ones((2, 5), int)), tensor(4, 5)), TypeError, "linear: x must be floating, got int64"),
     (lambda: ops.linear(tensor(), tensor(4, 5)), ValueError, "linear: x has shape (), must be (..., in)"),

@@ -178,7 +178,9 @@ def test_frugal_blocks():
         names = [f"model.layers.{k}.self_attn.q_proj.weight" for k in range(8)]
         parameters = {name: Parameter(W.copy()) for name, W in zip(names, z["W0"])}
         method = Method("frugal", SETTINGS | {"method_options": {"density": z["density"], "every": int(z["gap"])}})
-        optimizer = method.optimizer(SimpleNamespace(named_parameters=parameters.items), z["lr"], weight_decay=decay)
+        model = Module()
+        model.named_parameters = parameters.items
+        optimizer = method.optimizer(model, z["lr"], weight_decay=decay)
         found = []
         for step, gradients in enumerate(z["G"], 1):
             method.before_step(None, optimizer, step, 20)
@@ -359,7 +361,7 @@ def test_structured_ffn(kind, out, width):
     layer.guide.data = z[prefix + "guide"]
     model = SimpleNamespace(named_modules=lambda: [("w", layer)])
     for step, share in enumerate(z["ratio"], 1):
-        structured_ffn.before_step(model, Optimizer([], 0.0, None), step, 2 * int(z["T"]), None, guided=0.5)
+        structured_ffn.before_step(model, Optimizer(layer.named_parameters(), 0.0, None), step, 2 * int(z["T"]), None, guided=0.5)
         assert abs(layer.a - share) < 1e-15
         for right in z[prefix + "y_guided"][z["y_guided_at"] == step]:
             close(layer(Tensor(z[prefix + "x"])).data, right)
