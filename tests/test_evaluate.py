@@ -38,15 +38,21 @@ def test_loss_is_the_mean_over_tokens(batch_size):
 
 
 def test_files_of_a_stream_that_changed_are_not_the_run_s(tmp_path, capsys):
-    """They were evaluated, as the run's held-out text."""
+    """They were evaluated, as the run's held-out text. One record more is not held out, and is said."""
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"document {n} " + "word " * 9}) + "\n" for n in range(60)))
+    records = [json.dumps({"text": f"document {n} " + "word " * 9}) + "\n" for n in range(60)]
+    path.write_text("".join(records))
     run = run_job(tmp_path, data=path, steps=2)
     capsys.readouterr()
     assert run_command(main, [str(run)]) == 0
-    assert f"on {path} (" in capsys.readouterr().out
-    with open(path, "a") as file:
-        file.write(json.dumps({"text": "another"}) + "\n")
+    before = capsys.readouterr().out
+    assert f"on {path} (" in before
+    path.write_text("".join([*records, json.dumps({"text": "another"}) + "\n"]))
+    assert run_command(main, [str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert out == before
+    assert f"--data {path}: has another size than when this run was saved" in err
+    path.write_text("".join(records).replace("document", "a document"))
     assert run_command(main, [str(run)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert f"--data {path}: is not what this run was trained on" in line
