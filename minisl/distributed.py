@@ -9,10 +9,12 @@ the same optimizer; what they tell each other is the sum of their gradients.
 """
 
 import os
+import stat
 import sys
+import time
 import traceback
 import zlib
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import cache
 
 import numpy as np
@@ -179,8 +181,9 @@ class MPI(Alone):
         self.control.Barrier()
 
     def abort(self, code):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            wait_until_read(stream)
         try:
             self.library.COMM_WORLD.Abort(code)
         finally:  # it may return before this process is ended
@@ -350,6 +353,18 @@ def attempt(function, *args, **options):
         return None, (str(error), error.code)
     except (InputError, OSError, MemoryError) as error:
         return None, (in_a_line(error), 2 if isinstance(error, InputError) else 1)
+
+
+def wait_until_read(stream, seconds=10):
+    """Wait until the launcher has read what a pipe to it holds, since it ends without that when a process aborts."""
+    until = time.monotonic() + seconds
+    with suppress(ImportError, OSError, ValueError):  # nothing to ask with, or no file behind the stream
+        from fcntl import ioctl
+        from termios import FIONREAD
+
+        pipe = stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+        while pipe and any(ioctl(stream.fileno(), FIONREAD, bytes(4))) and time.monotonic() < until:
+            time.sleep(0.001)
 
 
 def in_a_line(error):
