@@ -331,6 +331,7 @@ def refined_schedule(settings, found):
 
 
 def raise_it(error):
+    """Raise an error, where there is one."""
     if error is not None:
         raise error
 

@@ -266,6 +266,7 @@ class TooLong(BaseException):
 
 
 def too_slow(test):
+    """What is said of an answer that was stopped."""
     return f"stopped after {test.seconds:g} seconds: too slow, or a loop that never ends"
 
 

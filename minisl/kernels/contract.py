@@ -288,6 +288,7 @@ def is_array(value):
 # What sizes must be beyond being the same: a sentence where they are not
 
 def some(*axes):
+    """None of these axes is empty."""
     def rule(sizes, *args):
         return next((f"{axis} is 0, must be at least 1" for axis in axes if sizes[axis] == 0), "")
 
@@ -295,6 +296,7 @@ def some(*axes):
 
 
 def heads(sizes, *args):
+    """Key/value heads that query heads can share, and no query before the first key."""
     H, K, Tq, Tk = (sizes[axis] for axis in ("H", "K", "Tq", "Tk"))
     if K == 0 or sizes["d"] == 0 or H % K:
         return f"{H} query heads of width {sizes['d']} cannot share {K} key/value heads"
@@ -302,21 +304,25 @@ def heads(sizes, *args):
 
 
 def halves(sizes, x, cos, sin):
+    """Angles for half of the width."""
     same = x.shape[-1] == 2 * cos.shape[-1]
     return "" if same else f"x has shape {x.shape}, cos {cos.shape}; the last axis of x must be twice that of cos"
 
 
 def blocks(sizes, p, g, m, v, m_top, *others):
+    """A scale for each block of moments."""
     count = -(-p.size // BLOCK)
     return "" if len(m_top) == count else f"m_top has shape {m_top.shape}, must be ({count},) beside p {p.shape}"
 
 
 def sides(sizes, x, values, support, transpose):
+    """The side of S that x is multiplied with."""
     width = support.shape[0 if transpose else 1]
     return "" if x.shape[1] == width else f"x has shape {x.shape}, with this support it must be ({len(x)}, {width})"
 
 
 def as_many_rows(sizes, dy, x, B, A, values, index, scale, xA):
+    """A row of xA for each row of x."""
     n = math.prod(x.shape[:-1])
     return "" if xA is None or len(xA) == n else f"xA has shape {xA.shape}, must be ({n}, {len(A)}) beside x {x.shape}"
 
