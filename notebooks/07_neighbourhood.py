@@ -601,7 +601,9 @@ assert lead > 2 * max(ranges.values())
 # %%
 # python -m minisl.compare --tiny --initializer-range 0.02 --eval-every 200 --lrs 1e-3 2e-3 4e-3 8e-3 --tune-steps 200 --jobs 2 \
 #     --methods sltrain full low_rank ... (24 of them: docs/comparison.md, docs/comparison/compare.json)
-LONG = {  # bits per byte: mean of three seeds, least, largest; MB at rest; tokens/s on two cores of an AMD EPYC
+# bits per byte: mean of three seeds, least, largest; MB at rest; tokens/s on two cores of an AMD EPYC. swan, apollo, fira, relora
+# and 8-bit as they were in minisl 0.7.0
+LONG = {
     "muon": (1.747, 1.743, 1.751, 9.48, 30253), "swan": (1.759, 1.755, 1.764, 6.32, 27307),
     "apollo": (1.769, 1.765, 1.776, 7.90, 37199), "fira": (1.770, 1.748, 1.785, 8.36, 37709),
     "sltrain": (1.804, 1.782, 1.827, 7.29, 36455), "lost": (1.822, 1.815, 1.830, 7.36, 34924),
