@@ -193,6 +193,8 @@ class Method:
         return matrix(name) is not None and matrix(name) in getattr(self.module, "ONLY", (matrix(name),))
 
     def rule_in_block(self, name, array, base, rng_at):
+        if not hasattr(self.module, "rule"):
+            return base(array)
         return self.module.rule(name, array, base, rng_at, **self.options)
 
     def rule_elsewhere(self, name, array, base, rng_at):
