@@ -285,7 +285,11 @@ def test_command_that_cannot_be(run, tmp_path, monkeypatch, capsys, flags, words
 def test_stopped_half_way_nothing_is_there(run, tmp_path):
     """SIGTERM ended the process where it was, and the draft stayed."""
     program = ("import sys, time; from minisl import export; from minisl.command import run_command\n"
-               "export.write = lambda *_: (print('here', flush=True), time.sleep(3600))\n"
+               "def write(*_):\n"
+               "    print('here', flush=True)\n"
+               "    while True:\n"  # in short: a signal just before a sleep does not end it
+               "        time.sleep(0.01)\n"
+               "export.write = write\n"
                f"sys.exit(run_command(export.main, [{str(run)!r}, '--to', 'hf', {str(tmp_path / 'out')!r}]))")
     child = subprocess.Popen([sys.executable, "-c", program], cwd=Path(export.__file__).parents[1], text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -309,7 +309,8 @@ def interruptible(work):
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():  # in short: Ctrl-C just before a wait does not end it
+        thread.join(0.1)
     if errors:
         raise errors[0]
 
