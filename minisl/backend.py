@@ -8,7 +8,6 @@ import zlib
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from numbers import Integral
 
@@ -115,10 +114,12 @@ def cuda_status():
 
 def cupy_packages():
     """Those of CUPY_PACKAGES that are installed."""
+    from importlib import metadata  # with email and more behind it, which is not needed to import minisl
+
     found = []
     for name in CUPY_PACKAGES:
-        with suppress(PackageNotFoundError):
-            distribution(name)
+        with suppress(metadata.PackageNotFoundError):
+            metadata.distribution(name)
             found.append(name)
     return found
 

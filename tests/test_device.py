@@ -1,6 +1,7 @@
 """Which device, which backend, which precision: what is found out about a GPU, and what is refused. Nothing here needs one."""
 
 import sys
+from importlib import metadata
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -66,7 +67,7 @@ def machine(monkeypatch):
     def status(cupy=None, packages=("cupy-cuda13x",), driver=None):
         def distribution(name):
             if name not in packages:
-                raise backend.PackageNotFoundError(name)
+                raise metadata.PackageNotFoundError(name)
 
         def library(name):
             assert name == ("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -76,7 +77,7 @@ def machine(monkeypatch):
 
         if cupy != "broken":
             monkeypatch.setitem(sys.modules, "cupy", cupy)
-        monkeypatch.setattr(backend, "distribution", distribution)
+        monkeypatch.setattr(metadata, "distribution", distribution)
         monkeypatch.setattr(backend.ctypes, "CDLL", library)
         return backend.cuda_status.__wrapped__()
 

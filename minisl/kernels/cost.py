@@ -25,8 +25,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from minisl.files import cache_folder
-
 CONSTANTS = {
     "cpu": {"g": 2.7e-12, "s": 1.2e-11, "c": 1.3e-10, "w": 5e-9, "o": 1.7e-4},
     "numpy_backend": {"g": 2.2e-12, "s": 4e-10, "c": 0.0, "w": 1.2e-9, "o": 1.6e-5},
@@ -55,6 +53,8 @@ def calibration_file():
     """Where this user's constants are: $MINISL_COST, or minisl/cost.json in the folder for caches."""
     if "MINISL_COST" in os.environ:
         return Path(os.environ["MINISL_COST"])
+    from minisl.files import cache_folder  # shutil and its like are not needed to import minisl
+
     return cache_folder() / "cost.json"
 
 
